@@ -1,0 +1,1 @@
+"""Hybridge in the account, or on a laptop: train, compile, publish, deploy, retrain."""

@@ -1,0 +1,1 @@
+"""Hybridge on the device: serve, capture, return. Never imports the cloud, torch or boto3."""
