@@ -1,0 +1,54 @@
+"""Puts the commands together."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+
+import typer
+
+# Command -> module that holds it as `app` (a group of verbs) or as `register(app)` (top-level verbs).
+_GROUPS = {
+    "sandbox": "hybridge_cloud.cli.sandbox",
+    "package": "hybridge_cloud.cli.package",
+    "components": "hybridge_cloud.cli.components",
+    "fleet": "hybridge_cloud.cli.fleet",
+    "retrain": "hybridge_cloud.cli.retrain",
+    "labels": "hybridge_cloud.cli.labels",
+}
+_COMMANDS = {
+    "train": "hybridge_cloud.cli.train",
+    "compile": "hybridge_cloud.cli.compile",
+    "publish": "hybridge_cloud.cli.publish",
+    "deploy": "hybridge_cloud.cli.deploy",
+    "demo": "hybridge_cloud.cli.demo",
+}
+
+
+def build() -> Callable[[], object]:
+    """The whole command line; imports only the module of the command that was asked for, or all of them for --help."""
+    app = typer.Typer(
+        name="hybridge",
+        help="Hybrid ML: train in the cloud, infer on Greengrass devices, return what was learnt, retrain.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+    asked = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    for name, module in _GROUPS.items():
+        if asked in (name, "") or asked not in {**_GROUPS, **_COMMANDS}:
+            app.add_typer(importlib.import_module(module).app, name=name)
+    for name, module in _COMMANDS.items():
+        if asked in (name, "") or asked not in {**_GROUPS, **_COMMANDS}:
+            importlib.import_module(module).register(app)
+    app.callback()(_version_option)
+    return app
+
+
+def _version_option(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(version_of("hybridge"))
+        raise typer.Exit

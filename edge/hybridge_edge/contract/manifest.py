@@ -1,0 +1,299 @@
+"""The manifest of a package: what the device verifies, loads and answers for. Format 1.
+
+A package is a folder::
+
+    manifest.json          this document, in canonical form; its sha256 is the package's digest
+    signature.json         a DSSE envelope over manifest.json (github.com/secure-systems-lab/dsse)
+    features.onnx          raw input -> features
+    model.onnx             features -> outputs, post-processing included
+    golden/*.npy           inputs and the outputs they must give
+
+Everything but the signature is listed in ``files`` with its size and sha256; nothing else may lie in the folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from hybridge_edge.contract import names
+from hybridge_edge.contract.document import Reader, canonical, parse, sha256
+from hybridge_edge.contract.errors import InvalidDocument
+from hybridge_edge.contract.tensors import TensorSpec
+
+FORMAT = 1
+MANIFEST_FILE = "manifest.json"
+SIGNATURE_FILE = "signature.json"
+SIGNATURE_PAYLOAD_TYPE = "application/vnd.hybridge.manifest+json"
+FILE_TYPES = frozenset({".onnx", ".npy", ".json", ".txt"})
+MAX_FILES = 256
+MAX_PACKAGE_BYTES = 8 * 1024**3
+MAX_MANIFEST_BYTES = 1024 * 1024
+MAX_BATCH_LIMIT = 1024
+
+
+def relative_path(text: str) -> str:
+    """Return ``text`` if it is a plain relative path of an allowed type, else raise InvalidDocument."""
+    path = PurePosixPath(text)
+    plain = (
+        text == str(path)
+        and not path.is_absolute()
+        and 1 <= len(path.parts) <= 4
+        and all(part not in ("..", ".") and part.isprintable() and "\\" not in part for part in path.parts)
+        and len(text) <= 200
+    )
+    if not plain or path.suffix not in FILE_TYPES or text in (MANIFEST_FILE, SIGNATURE_FILE):
+        raise InvalidDocument(
+            f"{text[:80]!r} may not be a file of a package.", "Use plain relative paths of onnx, npy, json, txt."
+        )
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of the package: its path below the folder, digest and size in bytes."""
+
+    path: str
+    sha256: str
+    size: int
+
+    @classmethod
+    def read(cls, reader: Reader) -> FileEntry:
+        return cls(
+            reader.text("path", check=relative_path),
+            reader.text("sha256", check=names.digest),
+            reader.integer("size", maximum=MAX_PACKAGE_BYTES),
+        )
+
+    def to_json(self) -> dict[str, object]:
+        return {"path": self.path, "sha256": self.sha256, "size": self.size}
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to run the model: which graphs, on which execution providers, at which precision.
+
+    Attributes:
+        providers: ONNX Runtime execution providers in order of preference, such as ("CPUExecutionProvider",).
+        memory_megabytes: what it needs at run time as measured, 0 where it was not measured.
+    """
+
+    name: str
+    features: str
+    model: str
+    providers: tuple[str, ...]
+    precision: str = "fp32"
+    memory_megabytes: int = 0
+
+    @classmethod
+    def read(cls, reader: Reader) -> Variant:
+        return cls(
+            reader.text("name", check=names.model_name),
+            reader.text("features", check=relative_path),
+            reader.text("model", check=relative_path),
+            reader.strings("providers"),
+            reader.text("precision"),
+            reader.integer("memory_megabytes", 0),
+        )
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "features": self.features,
+            "model": self.model,
+            "providers": list(self.providers),
+            "precision": self.precision,
+            "memory_megabytes": self.memory_megabytes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenTensor:
+    """A tensor with a known value: ``role`` is "input" or "output", ``path`` a .npy, batch first."""
+
+    role: str
+    name: str
+    path: str
+
+    @classmethod
+    def read(cls, reader: Reader) -> GoldenTensor:
+        role = reader.text("role")
+        if role not in ("input", "output"):
+            raise InvalidDocument(f"A golden tensor's role is 'input' or 'output', not {role[:20]!r}.")
+        return cls(role, reader.text("name"), reader.text("path", check=relative_path))
+
+    def to_json(self) -> dict[str, object]:
+        return {"role": self.role, "name": self.name, "path": self.path}
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Inputs and the outputs they must give: |got - want| <= atol + rtol * |want|, element by element."""
+
+    tensors: tuple[GoldenTensor, ...]
+    rtol: float
+    atol: float
+
+    @classmethod
+    def read(cls, reader: Reader) -> Golden:
+        return cls(reader.objects("tensors", GoldenTensor.read), reader.number("rtol"), reader.number("atol"))
+
+    def to_json(self) -> dict[str, object]:
+        return {"tensors": [tensor.to_json() for tensor in self.tensors], "rtol": self.rtol, "atol": self.atol}
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Where a package comes from.
+
+    Attributes:
+        run: name of the training run. data_digest, code_digest: sha256 of the data read and of the project's files.
+        dataset: S3 key of the numbered dataset that made it, "" for a first training.
+        parent: digest of the package it was retrained from, "" for a first training.
+        created_at: UTC, ISO 8601. versions: libraries by name.
+    """
+
+    run: str
+    data_digest: str
+    code_digest: str
+    created_at: str
+    dataset: str = ""
+    parent: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, reader: Reader) -> Lineage:
+        return cls(
+            reader.text("run"),
+            reader.text("data_digest"),
+            reader.text("code_digest"),
+            reader.text("created_at"),
+            reader.text("dataset", ""),
+            reader.text("parent", ""),
+            reader.strings_by_name("versions"),
+        )
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "run": self.run,
+            "data_digest": self.data_digest,
+            "code_digest": self.code_digest,
+            "created_at": self.created_at,
+            "dataset": self.dataset,
+            "parent": self.parent,
+            "versions": self.versions,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a package is, format 1.
+
+    Attributes:
+        inputs, features, outputs: signatures of raw input, of what lies between the graphs, and of the answer.
+        labels: names of the classes, in the order of the last axis of the first output; () where there are none.
+        features_digest: sha256 of features.onnx: which samples may be trained on together.
+        max_batch: the most rows one run of the graphs may hold.
+        confidence_output: the output whose largest value per row is the model's confidence; "" where there is none.
+        returns: what may leave the device: "features" alone unless the project says otherwise.
+        metrics: the task's metrics on held-out data, by name.
+    """
+
+    name: str
+    version: str
+    files: tuple[FileEntry, ...]
+    inputs: tuple[TensorSpec, ...]
+    features: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    variants: tuple[Variant, ...]
+    golden: Golden
+    features_digest: str
+    lineage: Lineage
+    labels: tuple[str, ...] = ()
+    max_batch: int = 32
+    confidence_output: str = ""
+    returns: tuple[str, ...] = ("features",)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        listed = {entry.path for entry in self.files}
+        used = (
+            {v.features for v in self.variants}
+            | {v.model for v in self.variants}
+            | {t.path for t in self.golden.tensors}
+        )
+        if len(listed) != len(self.files) or len(listed) > MAX_FILES:
+            raise InvalidDocument(f"The manifest of {self.name!r} lists a file twice, or more than {MAX_FILES}.")
+        if sum(entry.size for entry in self.files) > MAX_PACKAGE_BYTES:
+            raise InvalidDocument(f"The package {self.name!r} is larger than {MAX_PACKAGE_BYTES} bytes.")
+        if not used <= listed:
+            raise InvalidDocument(
+                f"The manifest of {self.name!r} uses files it does not list: {sorted(used - listed)}."
+            )
+        if not 1 <= len(self.variants) <= 4:
+            raise InvalidDocument(
+                f"The package {self.name!r} has {len(self.variants)} variants; one to four are allowed."
+            )
+        if not (self.inputs and self.features and self.outputs):
+            raise InvalidDocument(f"The manifest of {self.name!r} lacks a signature of inputs, features or outputs.")
+        if self.confidence_output and self.confidence_output not in {spec.name for spec in self.outputs}:
+            raise InvalidDocument(f"The confidence output {self.confidence_output!r} is not an output.")
+
+    def to_bytes(self) -> bytes:
+        """The canonical bytes of manifest.json."""
+        return canonical(
+            {
+                "format": FORMAT,
+                "name": self.name,
+                "version": self.version,
+                "files": [entry.to_json() for entry in sorted(self.files, key=lambda entry: entry.path)],
+                "inputs": [spec.to_json() for spec in self.inputs],
+                "features": [spec.to_json() for spec in self.features],
+                "outputs": [spec.to_json() for spec in self.outputs],
+                "variants": [variant.to_json() for variant in self.variants],
+                "golden": self.golden.to_json(),
+                "features_digest": self.features_digest,
+                "lineage": self.lineage.to_json(),
+                "labels": list(self.labels),
+                "max_batch": self.max_batch,
+                "confidence_output": self.confidence_output,
+                "returns": list(self.returns),
+                "metrics": self.metrics,
+            }
+        )
+
+    @property
+    def digest(self) -> str:
+        """The package's digest: sha256 of manifest.json, which lists the digest of everything else."""
+        return sha256(self.to_bytes())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """Read manifest.json. Bytes that are not the canonical form are refused: one manifest has one digest.
+
+        Raises:
+            InvalidDocument: with the field and the reason.
+        """
+        reader = parse(data, "package manifest", MAX_MANIFEST_BYTES)
+        reader.format(FORMAT)
+        manifest = cls(
+            name=reader.text("name", check=names.model_name),
+            version=reader.text("version", check=names.version),
+            files=reader.objects("files", FileEntry.read),
+            inputs=reader.objects("inputs", TensorSpec.read),
+            features=reader.objects("features", TensorSpec.read),
+            outputs=reader.objects("outputs", TensorSpec.read),
+            variants=reader.objects("variants", Variant.read),
+            golden=reader.object("golden", Golden.read),
+            features_digest=reader.text("features_digest", check=names.digest),
+            lineage=reader.object("lineage", Lineage.read),
+            labels=reader.strings("labels"),
+            max_batch=reader.integer("max_batch", minimum=1, maximum=MAX_BATCH_LIMIT),
+            confidence_output=reader.text("confidence_output"),
+            returns=reader.strings("returns"),
+            metrics=reader.numbers_by_name("metrics"),
+        )
+        reader.close()
+        if manifest.to_bytes() != data:
+            raise InvalidDocument("The package manifest is not in canonical form.", "Compile the package again.")
+        return manifest
