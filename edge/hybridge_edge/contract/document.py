@@ -17,6 +17,7 @@ T = TypeVar("T")
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
 MAX_ITEMS = 65_536
 MAX_TEXT = 4_096
+_LARGEST = 1.7976931348623157e308  # what a double holds; JSON itself has no limit
 _MISSING: Any = object()
 
 
@@ -102,8 +103,8 @@ class Reader:
 
     def number(self, name: str, default: float = _MISSING) -> float:
         value = self._take(name, default, (int, float))
-        if isinstance(value, bool):
-            self._refuse(name, "must be a number")
+        if isinstance(value, bool) or not -_LARGEST <= value <= _LARGEST:
+            self._refuse(name, "must be a finite number")
         return float(value)
 
     def boolean(self, name: str, default: bool = _MISSING) -> bool:
