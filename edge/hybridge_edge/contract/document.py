@@ -74,6 +74,10 @@ class Reader:
                 "Update Hybridge where it is read, or write the document with the older version.",
             )
 
+    def names(self) -> tuple[str, ...]:
+        """The names of the fields not read yet, for objects whose names are data."""
+        return tuple(self._fields)
+
     def format(self, *known: int) -> int:
         """The document's format number; unknown ones are refused with what to do."""
         number = self.integer("format", minimum=1)
