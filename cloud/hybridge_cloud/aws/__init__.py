@@ -1,0 +1,1 @@
+"""The only boto3 in the tree: small adapters, dataclasses out, errors in our own words."""
