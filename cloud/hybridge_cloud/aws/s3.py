@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from hybridge_edge.contract.errors import Refused
-
-from hybridge_cloud.aws.session import calling, client
+from hybridge_cloud.aws.session import NotFound, bucket_name, calling, client
 
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 MAX_GET_BYTES = 8 * 1024**3
 
 
-class ObjectMissing(Refused):
+class ObjectMissing(NotFound):
     """There is no such object. ``key`` names it."""
-
-    code = "NOT_FOUND"
 
     def __init__(self, bucket: str, key: str) -> None:
         super().__init__(f"There is no object {key} in the bucket {bucket}.")
@@ -29,6 +26,15 @@ class Bucket:
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+    @classmethod
+    def from_environment(cls) -> Bucket:
+        """The bucket of this installation. Raises UsageError where HYBRIDGE_BUCKET is not set."""
+        return cls(bucket_name())
+
+    def uri(self, key: str) -> str:
+        """``s3://BUCKET/KEY``."""
+        return f"s3://{self.name}/{key}"
 
     def get(self, key: str) -> bytes:
         """The object's bytes. Raises ObjectMissing."""
@@ -71,6 +77,12 @@ class Bucket:
             answer = client("s3").put_object(
                 Bucket=self.name, Key=key, Body=data, Metadata=dict(metadata or {}), **conditions
             )
+        return str(answer["ETag"])
+
+    def upload(self, key: str, path: Path, *, metadata: Mapping[str, str] | None = None) -> str:
+        """Write a file's content, streamed, and return the object's ETag."""
+        with calling("s3"), path.open("rb") as file:
+            answer = client("s3").put_object(Bucket=self.name, Key=key, Body=file, Metadata=dict(metadata or {}))
         return str(answer["ETag"])
 
     def list(self, prefix: str) -> Iterator[tuple[str, int, str]]:

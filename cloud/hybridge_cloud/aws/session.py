@@ -17,17 +17,41 @@ CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 70
 """Longer than the longest long poll, SQS' 20 seconds."""
 ATTEMPTS = 4
-_CONFLICTS = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "ConflictException", "412", "409"})
+_CONFLICTS = frozenset(
+    {
+        "PreconditionFailed",
+        "ConditionalRequestConflict",
+        "ConflictException",
+        "ResourceAlreadyExistsException",
+        "412",
+        "409",
+    }
+)
+_MISSING = frozenset({"ResourceNotFoundException", "NoSuchKey", "NoSuchBucket", "NotFound", "404"})
 _BUCKET_VARIABLE = "HYBRIDGE_BUCKET"
+_KEPT_CLIENTS = 64
 
 
-@functools.cache
+class NotFound(Refused):
+    """The service knows no such thing."""
+
+    code = "NOT_FOUND"
+
+
 def client(service: str) -> Any:
-    """A boto3 client of ``service``; one per process, safe to share between threads."""
+    """A boto3 client of ``service``; one per process and environment, safe to share between threads."""
+    environment = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+    return _client(service, environment)
+
+
+@functools.lru_cache(maxsize=_KEPT_CLIENTS)
+def _client(service: str, environment: tuple[tuple[str, str], ...]) -> Any:
+    del environment  # what the cache goes by; boto3 reads the environment itself
     import boto3
     from botocore.config import Config
 
-    make: Any = boto3.client  # its stubs know each service by a literal of its own
+    # A session of its own: boto3's default one keeps the environment it was made in.
+    make: Any = boto3.session.Session().client  # its stubs know each service by a literal of its own
 
     configuration = Config(
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -38,6 +62,19 @@ def client(service: str) -> Any:
     )
     with calling(service):
         return make(service, config=configuration)
+
+
+def call(service: str, operation: str, /, **parameters: Any) -> Any:
+    """Call one operation (boto3's method name and parameters) and return boto3's answer. Raises as ``calling`` does."""
+    with calling(service):
+        return getattr(client(service), operation)(**parameters)
+
+
+def pages(service: str, operation: str, key: str, /, **parameters: Any) -> list[Any]:
+    """Every item under ``key`` of a listing operation, over all its pages. Raises as ``calling`` does."""
+    with calling(service):
+        paginator = client(service).get_paginator(operation)
+        return [item for page in paginator.paginate(**parameters) for item in page.get(key, [])]
 
 
 def bucket_name() -> str:
@@ -56,7 +93,8 @@ def calling(service: str) -> Iterator[None]:
     """Turn botocore's errors into ours.
 
     Raises:
-        Conflict: a condition did not hold. Unavailable: nobody answers, or not now. Refused: the service says no.
+        NotFound: the service knows no such thing. Conflict: it exists, or a condition did not hold.
+        Unavailable: nobody answers, or not now. Refused: the service says no.
         UsageError: no credentials or region.
     """
     from botocore import exceptions as aws
@@ -76,6 +114,7 @@ def calling(service: str) -> Iterator[None]:
 
 
 def _endpoint_variable(service: str) -> str:
+    service = {"iot-data": "iot-data-plane"}.get(service, service)
     specific = "AWS_ENDPOINT_URL_" + service.upper().replace("-", "_")
     return next((name for name in (specific, "AWS_ENDPOINT_URL") if os.environ.get(name)), "")
 
@@ -85,6 +124,8 @@ def _refusal(service: str, error: Any) -> Refused:
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     code, text = str(details.get("Code", "")), str(details.get("Message", ""))[:500]
     message = f"{service} {error.operation_name}: {code}: {text}"
+    if code in _MISSING:
+        return NotFound(message, "Check the name, the region and the account.")
     if code in _CONFLICTS:
         return Conflict(message)
     if status >= 500 or code in ("Throttling", "ThrottlingException", "SlowDown", "RequestLimitExceeded"):
