@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from hybridge_edge.contract.batch import BatchManifest
 from hybridge_edge.contract.errors import InvalidDocument
 from hybridge_edge.contract.handover import Handover

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import canonical, parse
 from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, InvalidName
 from hybridge_edge.contract.manifest import Manifest, relative_path
 from hybridge_edge.contract.sample import Sample
-from hypothesis import given
-from hypothesis import strategies as st
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
 
