@@ -1,0 +1,47 @@
+"""A folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hybridge_edge import durable
+from hybridge_edge.contract.errors import Conflict, Refused
+
+
+@contextmanager
+def output_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``target``; when the block ends well, flush it and rename it to ``target``.
+
+    Raises:
+        Conflict: ``target`` is there already. Refused: its parent cannot be written.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise Conflict(f"{str(target)!r} is there already.", "Name another folder, or remove it.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        making = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise Refused(f"{str(target)!r} cannot be made: {error.strerror}.", "Name a folder you may write.") from None
+    try:
+        yield making
+        for path in making.rglob("*"):
+            _flush(path)
+        _flush(making)
+        making.chmod(0o755)
+        durable.rename(making, target)
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
