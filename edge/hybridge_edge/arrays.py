@@ -1,0 +1,42 @@
+"""Between numpy arrays and the contract's tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from hybridge_edge.contract.errors import InvalidDocument
+from hybridge_edge.contract.tensors import Tensor
+
+Array = npt.NDArray[np.generic]
+
+_DTYPES = {
+    "BOOL": np.dtype("bool"),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+_DATATYPES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+def to_tensor(name: str, array: Array) -> Tensor:
+    """The tensor of ``array``, any shape, its bytes copied. Raises InvalidDocument for a dtype without a datatype."""
+    dtype = array.dtype.newbyteorder("<")
+    if dtype not in _DATATYPES:
+        raise InvalidDocument(f"Tensor {name[:80]!r} has numpy type {array.dtype}, which the protocol has not.")
+    little = np.ascontiguousarray(array, dtype=dtype)
+    return Tensor(name, _DATATYPES[dtype], tuple(array.shape), little.tobytes())
+
+
+def to_array(tensor: Tensor) -> Array:
+    """A read-only view of the tensor's bytes as an array of its shape and type."""
+    array: Array = np.frombuffer(tensor.data, _DTYPES[tensor.datatype]).reshape(tensor.shape)
+    return array
