@@ -1,0 +1,1 @@
+"""Greengrass components: build their artifacts, fill their recipes, publish both once."""

@@ -1,0 +1,96 @@
+"""Publish a component version exactly once: artifact to S3, recipe to Greengrass, and a record of what it is.
+
+The record ``components/NAME/VERSION/content.json`` is written first, on condition that it is absent. Whoever finds
+another content in it is refused; whoever finds the same goes on, so that a publication cut short anywhere is completed
+by another try.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from hybridge_cloud.aws import greengrass
+from hybridge_cloud.aws.s3 import Bucket
+from hybridge_cloud.components.build import Component
+from hybridge_cloud.components.wheelhouse import digest
+from hybridge_edge.contract import names
+from hybridge_edge.contract.document import canonical, parse
+from hybridge_edge.contract.errors import Conflict, Refused, Unavailable
+
+CONTENT_RECORD = "content.json"
+FORMAT = 1
+DIGEST_METADATA = "sha256"
+DEPLOYABLE_SECONDS = 60.0
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What publishing did: ``created`` is False where the same content was there already."""
+
+    name: str
+    version: str
+    arn: str
+    created: bool
+
+
+def publish(component: Component, bucket: Bucket) -> Publication:
+    """Publish one component version, or find it published with the same content.
+
+    Raises:
+        Conflict: this version exists with other content. Refused: Greengrass does not take the recipe.
+        Unavailable: it did not become deployable in time.
+    """
+    _claim(component, bucket)
+    metadata = {DIGEST_METADATA: digest(component.artifact)}
+    if bucket.head_metadata(component.key) is None:
+        bucket.upload(component.key, component.artifact, metadata=metadata)
+    created = True
+    try:
+        arn = greengrass.create_component(component.recipe(bucket.name)).arn
+    except Conflict:
+        found = greengrass.find_component(component.name, component.version)
+        if found is None:
+            raise
+        arn, created = found.arn, False
+    _wait_until_deployable(component, arn)
+    return Publication(component.name, component.version, arn, created)
+
+
+def _claim(component: Component, bucket: Bucket) -> None:
+    key = names.component_artifact_key(component.name, component.version, CONTENT_RECORD)
+    fields = {"format": FORMAT, "content": component.content}
+    try:
+        bucket.put(key, canonical(fields), only_if_absent=True)
+        return
+    except Conflict:
+        reader = parse(bucket.get(key), "component's content record")
+    reader.format(FORMAT)
+    found = reader.text("content", check=names.digest)
+    reader.close()
+    if found != component.content:
+        raise Conflict(
+            f"{component.name} {component.version} is published already with other content "
+            f"({found[:19]}, not {component.content[:19]}).",
+            "Raise the version and publish again; a published version never changes.",
+        )
+
+
+def _wait_until_deployable(component: Component, arn: str) -> None:
+    deadline = time.monotonic() + DEPLOYABLE_SECONDS
+    while True:
+        found = greengrass.describe_component(arn)
+        if found.state == "DEPLOYABLE":
+            return
+        if found.state in ("FAILED", "DEPRECATED"):
+            raise Refused(
+                f"{component.name} {component.version} is {found.state}: {found.message.rstrip('.')}.",
+                "Correct it and publish it at a higher version.",
+            )
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                f"{component.name} {component.version} is still {found.state} after {DEPLOYABLE_SECONDS:.0f} s.",
+                "Publish it again later: what is done already stays.",
+            )
+        time.sleep(_POLL_SECONDS)

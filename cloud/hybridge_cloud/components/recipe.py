@@ -1,0 +1,57 @@
+"""Fill a recipe template: the names' prefix, versions and artifact URIs. Everything else stands in the template."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hybridge_cloud.components import checkout
+from hybridge_edge.contract import names
+from hybridge_edge.contract.errors import InvalidDocument
+
+MODEL = "model"
+MAX_RECIPE_BYTES = 8_196
+"""Nucleus lite reads no longer recipe."""
+_TEMPLATE_PREFIX = f"{names.DEFAULT_PREFIX}."
+
+
+def fill(template: str, component: str, version: str, bucket: str, prefix: str) -> bytes:
+    """The recipe of one component version, as YAML.
+
+    Args:
+        template: name of a file in recipes/, without its ending.
+        component: the component's full name, such as ``hybridge.InferenceServer``.
+        bucket: where its artifacts lie, below ``components/COMPONENT/VERSION/``.
+        prefix: the installation's prefix, put in place of the template's in dependencies and policies.
+
+    Raises:
+        InvalidDocument: there is no such template, or the recipe is too long for a device.
+    """
+    import yaml
+
+    path = checkout.root() / "recipes" / f"{template}.yaml"
+    if not path.is_file():
+        raise InvalidDocument(f"There is no recipe template {template!r}.", "Name a file of recipes/.")
+    recipe: dict[str, Any] = yaml.safe_load(path.read_text())
+    recipe["ComponentName"] = component
+    recipe["ComponentVersion"] = names.version(version)
+    if "ComponentDependencies" in recipe:
+        recipe["ComponentDependencies"] = {
+            _renamed(name, prefix): value for name, value in recipe["ComponentDependencies"].items()
+        }
+    # Policy ids must be unique on a device, so they carry the component's name.
+    for policies in recipe["ComponentConfiguration"]["DefaultConfiguration"].get("accessControl", {}).values():
+        for name in list(policies):
+            policies[_renamed(name, prefix)] = policies.pop(name)
+    for manifest in recipe["Manifests"]:
+        for artifact in manifest["Artifacts"]:
+            file = artifact["Uri"].rpartition("/")[2]
+            artifact["Uri"] = f"s3://{bucket}/{names.component_artifact_key(component, version, file)}"
+    text: str = yaml.safe_dump(recipe, sort_keys=False, width=1_000_000, allow_unicode=True)
+    data = text.encode()
+    if len(data) > MAX_RECIPE_BYTES:
+        raise InvalidDocument(f"The recipe of {component} is {len(data)} bytes; {MAX_RECIPE_BYTES} are allowed.")
+    return data
+
+
+def _renamed(name: str, prefix: str) -> str:
+    return f"{prefix}.{name.removeprefix(_TEMPLATE_PREFIX)}" if name.startswith(_TEMPLATE_PREFIX) else name
