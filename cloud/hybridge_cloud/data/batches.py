@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from hybridge_edge.contract import names
 from hybridge_edge.contract.batch import FEATURE_PREFIX, MAX_BATCH_MANIFEST_BYTES, OUTPUT_PREFIX, BatchManifest
 from hybridge_edge.contract.document import sha256
 from hybridge_edge.contract.errors import HybridgeError, Refused
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from hybridge_cloud.aws.s3 import Bucket

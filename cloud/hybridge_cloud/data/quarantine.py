@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hybridge_cloud.data.batches import BatchRefused
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import canonical, parse, sha256
 from hybridge_edge.contract.errors import Conflict
-
-from hybridge_cloud.data.batches import BatchRefused
 
 if TYPE_CHECKING:
     from hybridge_cloud.aws.s3 import Bucket

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from hybridge_edge.contract.errors import Refused
 
 from hybridge_cloud.data.batches import Array, Batch
+from hybridge_edge.contract.errors import Refused
 
 Identity = tuple[str, str, int]
 """(thing, epoch, seq): what makes two rows the same sample."""

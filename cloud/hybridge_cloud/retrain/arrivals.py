@@ -1,0 +1,136 @@
+"""Batches that no dataset holds yet, as one gate knows them.
+
+An event is only a hint where to look and S3 is the truth, so an event that comes twice, late, in another order or never
+changes nothing: adding a batch again is a no-op, and a sweep over the bucket finds what no event named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hybridge_cloud.data import quarantine
+from hybridge_cloud.data.batches import Batch, BatchRefused, read_batch
+from hybridge_cloud.data.dataset import MAX_DATASET_BATCHES, BatchEntry, Dataset, DatasetCounts
+from hybridge_cloud.data.labels import Joined
+from hybridge_cloud.data.returned import Identity, identities
+from hybridge_edge.contract import names
+
+if TYPE_CHECKING:
+    from hybridge_cloud.aws.s3 import Bucket
+
+DEVICES_PREFIX = "devices/"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What is remembered of one verified batch: row i has ``identities[i]`` and ``sample_ids[i]``."""
+
+    entry: BatchEntry
+    features_digest: str
+    identities: tuple[Identity, ...]
+    sample_ids: tuple[str, ...]
+
+    @classmethod
+    def of(cls, batch: Batch) -> Arrival:
+        ids = tuple(batch.sample_ids.tolist())
+        return cls(BatchEntry.of(batch), batch.manifest.features_digest, tuple(identities(batch)), ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """New batches of one features digest, and what they count."""
+
+    features_digest: str
+    entries: tuple[BatchEntry, ...]
+    counts: DatasetCounts
+    samples_by_device: dict[str, int]
+
+
+class Arrivals:
+    """The new batches of one model. Used by one thread."""
+
+    __slots__ = ("_bucket", "_consumed", "_earlier", "_entries", "_new", "_refused", "model")
+
+    def __init__(self, bucket: Bucket, model: str) -> None:
+        self._bucket = bucket
+        self.model = model
+        self._new: dict[str, Arrival] = {}
+        self._consumed: set[str] = set()
+        self._entries: tuple[BatchEntry, ...] = ()
+        self._earlier: dict[str, frozenset[Identity]] = {}
+        self._refused: dict[str, str] = {}
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Manifest key -> reason of the batches that were quarantined."""
+        return dict(self._refused)
+
+    def add(self, key: str) -> None:
+        """Take in the batch whose manifest lies at ``key``, unless it is known; quarantine it where it is refused.
+
+        Raises:
+            Unavailable: the bucket does not answer; nothing was taken in.
+        """
+        full = len(self._new) >= MAX_DATASET_BATCHES  # what is beyond is found by a sweep after the next dataset
+        if full or key in self._new or key in self._consumed or key in self._refused:
+            return
+        try:
+            self._new[key] = Arrival.of(read_batch(self._bucket, key))
+        except BatchRefused as refused:
+            self._refused[key] = quarantine.record(self._bucket, self.model, refused).reason
+
+    def sweep(self) -> None:
+        """Find every batch manifest of the model in the bucket, whether or not an event named it."""
+        for key, _, _ in self._bucket.list(DEVICES_PREFIX):
+            parsed = names.parse_batch_manifest_key(key)
+            if parsed is not None and parsed[1] == self.model:
+                self.add(key)
+
+    def settle(self, datasets: Iterable[Dataset]) -> None:
+        """Forget the batches that a dataset holds by now."""
+        self._entries = tuple(entry for dataset in datasets for entry in dataset.batches)
+        self._consumed = {entry.key for entry in self._entries}
+        for key in self._consumed & self._new.keys():
+            del self._new[key]
+
+    def groups(self, joined: Joined) -> Iterator[Group]:
+        """The new batches by features digest; each sample is counted once, also against earlier datasets."""
+        for digest in sorted({arrival.features_digest for arrival in self._new.values()}):
+            arrivals = sorted(
+                (arrival for arrival in self._new.values() if arrival.features_digest == digest),
+                key=lambda arrival: arrival.entry.key,
+            )
+            new: dict[Identity, str] = {}
+            for arrival in arrivals:
+                known = self._known_before(arrival.entry)
+                for identity, sample in zip(arrival.identities, arrival.sample_ids, strict=True):
+                    if identity not in known:
+                        new.setdefault(identity, sample)
+            by_device: dict[str, int] = {}
+            for thing, _, _ in new:
+                by_device[thing] = by_device.get(thing, 0) + 1
+            rows = sum(len(arrival.identities) for arrival in arrivals)
+            labelled = sum(1 for sample in new.values() if sample in joined.labels)
+            counts = DatasetCounts(len(new), rows - len(new), labelled, len(by_device))
+            yield Group(digest, tuple(arrival.entry for arrival in arrivals), counts, by_device)
+
+    def _known_before(self, entry: BatchEntry) -> set[Identity]:
+        """Identities of earlier datasets' batches that can overlap with this one: a device that sent a group again."""
+        known: set[Identity] = set()
+        for other in self._entries:
+            same = (other.thing, other.epoch) == (entry.thing, entry.epoch)
+            if same and other.first_seq <= entry.last_seq and entry.first_seq <= other.last_seq:
+                if other.key not in self._earlier:
+                    self._earlier[other.key] = self._identities(other.key)
+                known |= self._earlier[other.key]
+        return known
+
+    def _identities(self, key: str) -> frozenset[Identity]:
+        try:
+            return frozenset(identities(read_batch(self._bucket, key)))
+        except BatchRefused as refused:
+            # Altered after its dataset was made: the quality stage refuses that dataset; here it only cannot be compared.
+            self._refused[key] = quarantine.record(self._bucket, self.model, refused).reason
+            return frozenset()
