@@ -1,0 +1,111 @@
+"""Fleet status: what a core device tells the cloud about its components, after each change."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from hybridge_cloud.sandbox.device.cloud_link import CloudLink
+from hybridge_cloud.sandbox.device.components import Components, Device
+from hybridge_cloud.sandbox.device.deployment import Outcome
+from hybridge_cloud.sandbox.device.environment import TOKEN_EXCHANGE
+from hybridge_cloud.sandbox.device.lifecycle import Status
+from hybridge_cloud.sandbox.device.mode import Mode
+from hybridge_cloud.sandbox.device.recipe import architecture
+from hybridge_cloud.sandbox.device.state import StateFile
+from hybridge_edge.contract.errors import HybridgeError, Unavailable
+
+_TOKEN_EXCHANGE_VERSION = "2.0.3"  # noqa: S105  a component's version
+_RETRY_FIRST = 0.5
+_log = logging.getLogger(__name__)
+
+
+class Health:
+    """Sends the newest status; changes that come together are told together, and only the last one is kept."""
+
+    def __init__(
+        self, device: Device, state: StateFile, cloud: CloudLink, components: Callable[[], Components]
+    ) -> None:
+        self._device = device
+        self._state = state
+        self._cloud = cloud
+        self._components = components
+        self._news = asyncio.Event()
+        self._trigger = "NUCLEUS_LAUNCH"
+        self._outcome: Outcome | None = None
+
+    def changed(self) -> None:
+        """A component's state changed."""
+        self._news.set()
+
+    def deployed(self, outcome: Outcome) -> None:
+        """A deployment ended."""
+        self._outcome = outcome
+        self._trigger = "THING_GROUP_DEPLOYMENT"
+        self._news.set()
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        pause = _RETRY_FIRST
+        while True:
+            await self._news.wait()
+            await asyncio.sleep(self._device.limits.status_after)
+            self._news.clear()
+            try:
+                await self.send()
+                pause = _RETRY_FIRST
+            except Unavailable:
+                self._news.set()
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, self._device.limits.retry_longest)
+            except HybridgeError as error:
+                _log.warning("The cloud does not take the fleet status: %s", error)
+
+    async def send(self) -> None:
+        """Send the status as it is now. Raises Unavailable."""
+        message = self._message()
+        await asyncio.to_thread(self._cloud.report_health, message)
+        self._trigger = "COMPONENT_STATUS_CHANGE"
+
+    def _message(self) -> dict[str, Any]:
+        device, current = self._device, self._state.state.current
+        components: list[dict[str, Any]] = [
+            {
+                "componentName": name,
+                "version": placed.version,
+                "fleetConfigArns": list(placed.targets),
+                "isRoot": placed.root,
+                "status": str(self._components().status(name) or Status.NEW),
+            }
+            for name, placed in sorted(current.components.items())
+        ]
+        broken = any(item["status"] == Status.BROKEN for item in components)
+        nucleus = "aws.greengrass.NucleusLite" if device.mode is Mode.LITE else "aws.greengrass.Nucleus"
+        for name, version in ((nucleus, device.limits.version), (TOKEN_EXCHANGE, _TOKEN_EXCHANGE_VERSION)):
+            components.append(
+                {"componentName": name, "version": version, "fleetConfigArns": [], "isRoot": False, "status": "RUNNING"}
+            )
+        message: dict[str, Any] = {
+            "ggcVersion": device.limits.version,
+            "platform": "linux",
+            "architecture": architecture(),
+            "runtime": device.limits.runtime,
+            "thing": device.thing,
+            "sequenceNumber": self._state.next_sequence(),
+            "timestamp": int(time.time() * 1000),
+            "messageType": "COMPLETE",
+            "trigger": self._trigger,
+            "overallDeviceStatus": "UNHEALTHY" if broken else "HEALTHY",
+            "components": components,
+        }
+        if self._outcome is not None:
+            message["deploymentInformation"] = {
+                "deploymentId": self._outcome.deployment,
+                "fleetConfigurationArnForStatus": self._outcome.arn,
+                "status": self._outcome.status,
+                "statusDetails": dict(self._outcome.details),
+            }
+        return message
