@@ -1,7 +1,7 @@
 """The smartwatch recordings: found in the installed ``seglearn``, checked, and converted once to plain arrays.
 
-The source is a pickled file, so its SHA-256 is compared before it is opened; afterwards only the converted .npz is read.
-Cutting is by time, and no window crosses a cut: see ``cut``.
+The source is a pickled file, so its SHA-256 is compared before it is opened; afterwards only the converted .npz is
+read. Cutting is by time, and no window crosses a cut: see ``cut``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Recording:
     """One person doing one exercise with one arm.
 
     Attributes:
-        number: its place in the source, 0 to 139. values: (steps, 6) float32 at 50 Hz: g and rad/s, as the source gives.
+        number: its place in the source, 0 to 139. values: (steps, 6) float32 at 50 Hz, as the source gives.
         exercise: index into EXERCISES. person: 1 to 10.
     """
 

@@ -182,7 +182,7 @@ def _epochs(
 
 
 def _batches(rows: int, config: TrainConfig, epoch: int) -> list[Tensor]:
-    """Full batches in an order of (seed, epoch); the rest is left for another epoch. One smaller batch if that is all."""
+    """Full batches in an order of (seed, epoch), the rest left for another epoch; one smaller batch if that is all."""
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     order = torch.randperm(rows, generator=generator)
     size = min(config.batch_size, rows)

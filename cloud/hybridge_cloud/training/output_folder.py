@@ -20,8 +20,7 @@ def output_folder(target: Path) -> Iterator[Path]:
     Raises:
         Conflict: ``target`` is there already. Refused: its parent cannot be written.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise Conflict(f"{str(target)!r} is there already.", "Name another folder, or remove it.")
+    refuse_existing(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         making = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -37,6 +36,12 @@ def output_folder(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(making, ignore_errors=True)
         raise
+
+
+def refuse_existing(target: Path) -> None:
+    """Raise Conflict where ``target`` is there already and not an empty folder; asked before long work, too."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise Conflict(f"{str(target)!r} is there already.", "Name another folder, or remove it.")
 
 
 def _flush(path: Path) -> None:

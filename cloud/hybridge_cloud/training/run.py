@@ -14,6 +14,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,7 +137,7 @@ def write_run(
         (folder / "config.json").write_bytes(config.to_bytes())
         (folder / "metrics.json").write_bytes(canonical(metrics))
         torch.save(module.state_dict(), folder / "checkpoint.pt")
-        arrays = {_INPUT + name: array for name, array in heldout.inputs.items()}
+        arrays: dict[str, Any] = {_INPUT + name: array for name, array in heldout.inputs.items()}
         plain = io.BytesIO()
         np.savez_compressed(plain, ids=heldout.ids, labels=heldout.labels, groups=heldout.groups, **arrays)
         (folder / "heldout.npz").write_bytes(plain.getvalue())

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from hybridge_cloud.training.features import graph_features, refuse_another_generation, torch_features
 from hybridge_cloud.training.loop import Epoch, answer, train_model
+from hybridge_cloud.training.output_folder import refuse_existing
 from hybridge_cloud.training.project import Project, digest_of_sources, load_project
 from hybridge_cloud.training.run import RunConfig, write_run
 from hybridge_cloud.training.task import Arrays, Dataset, Task
 from hybridge_edge.contract.document import sha256
-from hybridge_edge.contract.errors import Conflict, InvalidInput, PackageRefused, UsageError
+from hybridge_edge.contract.errors import InvalidInput, PackageRefused, UsageError
 from hybridge_edge.contract.manifest import MANIFEST_FILE, Manifest
 
 _LIBRARIES = ("hybridge", "numpy", "onnx", "onnxruntime", "onnxscript", "torch")
@@ -41,9 +42,9 @@ def train_run(
     """Train a project from its own data and write the run to ``out``. ``seed`` defaults to project.toml's.
 
     Raises:
-        UsageError: no such project or split. Conflict: ``out`` is there already. Refused: data missing, training failed.
+        UsageError: no such project or split. Conflict: ``out`` is there already. Refused: data missing, no result.
     """
-    _refuse_existing(out)
+    refuse_existing(out)
     project = load_project(project_folder)
     task = project.task()
     dataset = task.dataset(split)
@@ -73,7 +74,7 @@ def retrain_run(
         Refused: features() of the project changed since. InvalidInput: returned samples do not fit.
         PackageRefused: the champion's folder holds another features.onnx than its manifest says.
     """
-    _refuse_existing(out)
+    refuse_existing(out)
     project = load_project(project_folder)
     task = project.task()
     manifest, features_onnx = _champion(champion_package_folder)
@@ -176,11 +177,6 @@ def _champion(folder: Path) -> tuple[Manifest, bytes]:
     if sha256(features_onnx) != manifest.features_digest:
         raise PackageRefused(f"features.onnx in {str(folder)!r} is not the one its manifest names.", "Fetch it again.")
     return manifest, features_onnx
-
-
-def _refuse_existing(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise Conflict(f"{str(out)!r} is there already.", "Name another folder, or remove it.")
 
 
 def _data_digest(dataset: Dataset, returned: ReturnedSamples | None) -> str:

@@ -1,0 +1,86 @@
+"""``hybridge package``: keys, signatures, and what a package says of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Sign, verify and show model packages.", no_args_is_help=True)
+
+_Package = Annotated[Path, typer.Argument(help="A package's folder, as `hybridge compile` wrote it.")]
+
+
+@app.command()
+def keygen(
+    key: Annotated[Path, typer.Option("--key", help="New private key, mode 0600; never overwritten.")],
+    trust: Annotated[Path, typer.Option("--trust", help="New trust file for devices; never overwritten.")],
+) -> None:
+    """Make an ed25519 key to sign packages with, and the trust file that devices check them with."""
+    from hybridge_cloud.signing import generate_key
+
+    keyid = generate_key(key, trust)
+    typer.echo(f"key {keyid}")
+    typer.echo(f"{key} is the private key: keep it where packages are signed. {trust} goes to devices.")
+
+
+@app.command()
+def sign(
+    package: _Package,
+    key: Annotated[Path, typer.Option("--key", help="The private key, as `keygen` wrote it.")],
+) -> None:
+    """Sign a package, if every file of it is what its manifest says."""
+    from hybridge_cloud.signing import sign_package
+
+    typer.echo(f"signed with key {sign_package(package, key)}")
+
+
+@app.command()
+def verify(
+    package: _Package,
+    trust: Annotated[Path, typer.Option("--trust", help="The trust file to check it with.")],
+) -> None:
+    """Check a package exactly as a device does: signature, listing, every file."""
+    from hybridge_edge.trust import read_trust, verify_package
+
+    manifest = verify_package(package, read_trust(trust))
+    typer.echo(f"{manifest.name} {manifest.version} is signed and unaltered, digest {manifest.digest}")
+
+
+@app.command()
+def show(
+    package: _Package,
+    as_json: Annotated[bool, typer.Option("--json", help="The manifest as it is.")] = False,
+) -> None:
+    """Say what a package is, where it comes from and who signed it (unchecked: see verify)."""
+    from hybridge_cloud.package import read_package
+
+    read = read_package(package)
+    if as_json:
+        typer.echo(read.manifest.to_bytes().decode(), nl=False)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from hybridge_cloud.cli.metrics_table import metrics_table
+    from hybridge_cloud.signing import signers
+
+    manifest, lineage = read.manifest, read.manifest.lineage
+    table = Table(show_header=False, box=None)
+    table.add_row("package", f"{manifest.name} {manifest.version}")
+    table.add_row("digest", read.digest)
+    table.add_row("features", manifest.features_digest)
+    table.add_row("signed by", ", ".join(signers(read.signature)) or "nobody yet")
+    for role, specs in (("input", manifest.inputs), ("feature", manifest.features), ("output", manifest.outputs)):
+        for spec in specs:
+            table.add_row(role, f"{spec.name} {spec.datatype} {list(spec.shape)} {spec.unit}".rstrip())
+    table.add_row("labels", ", ".join(manifest.labels) or "none")
+    table.add_row("variants", ", ".join(f"{v.name} ({v.precision}, {v.providers[0]})" for v in manifest.variants))
+    table.add_row("run", f"{lineage.run}, {lineage.created_at}")
+    table.add_row("dataset", lineage.dataset or "none: a first training")
+    table.add_row("parent", lineage.parent or "none: a first training")
+    table.add_row("size", f"{sum(entry.size for entry in manifest.files):,} bytes in {len(manifest.files)} files")
+    console = Console(soft_wrap=True)
+    console.print(table)
+    console.print(metrics_table(manifest.metrics))

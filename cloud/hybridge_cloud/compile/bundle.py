@@ -1,0 +1,114 @@
+"""Compile: a run in, a package folder out, whole or not at all. The same run gives the same package digest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hybridge_cloud.compile.export import export_features, export_model
+from hybridge_cloud.compile.golden import golden_files
+from hybridge_cloud.compile.parity import Parity, compare, reference
+from hybridge_cloud.training.output_folder import output_folder, refuse_existing
+from hybridge_cloud.training.run import Run, read_run
+from hybridge_cloud.training.task import Arrays, Task
+from hybridge_edge.arrays import to_tensor
+from hybridge_edge.contract import names
+from hybridge_edge.contract.document import sha256
+from hybridge_edge.contract.errors import PackageRefused
+from hybridge_edge.contract.manifest import MANIFEST_FILE, FileEntry, Lineage, Manifest, Variant
+from hybridge_edge.contract.tensors import TensorSpec
+
+FEATURES_FILE = "features.onnx"
+MODEL_FILE = "model.onnx"
+PROVIDERS = ("CPUExecutionProvider",)
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A package as written: its manifest, and how close its graphs came to torch."""
+
+    folder: Path
+    manifest: Manifest
+    parity: Parity
+
+
+def compile_run(run_folder: Path, out: Path, version: str = "") -> Compiled:
+    """Export both graphs of a run, check parity, and write the package to ``out``, unsigned.
+
+    A retrained run brings the champion's features.onnx, which goes in byte for byte.
+
+    Args:
+        version: MAJOR.MINOR.PATCH of the package; "" takes project.toml's.
+
+    Raises:
+        PackageRefused: the graphs do not answer as torch does. Refused: a module cannot be exported, or the run is
+        damaged. Conflict: ``out`` is there already. UsageError: ``run_folder`` is no run.
+    """
+    refuse_existing(out)
+    run = read_run(run_folder)
+    project = run.project
+    package_version = names.version(version or project.version)
+    task = project.task()
+    module = run.load_weights(task.model())
+    wanted = reference(task, module, run.heldout)
+    features_onnx = run.features_onnx or export_features(task, run.heldout.inputs)
+    if run.config.features_digest not in ("", sha256(features_onnx)):
+        raise PackageRefused(f"features.onnx of run {run.config.run!r} was changed.", "Train again.", step="parity")
+    model_onnx = export_model(task, module, wanted.features)
+    parity = compare(task, wanted, run.heldout, features_onnx, model_onnx, project.parity, project.max_batch)
+    golden = golden_files(run.heldout, wanted, project.parity)
+    files = {FEATURES_FILE: features_onnx, MODEL_FILE: model_onnx, **golden.files}
+    manifest = Manifest(
+        name=project.name,
+        version=package_version,
+        files=tuple(FileEntry(path, sha256(content), len(content)) for path, content in sorted(files.items())),
+        inputs=tuple(task.inputs),
+        features=_specs(wanted.features),
+        outputs=_specs(wanted.outputs),
+        variants=(Variant("cpu", FEATURES_FILE, MODEL_FILE, PROVIDERS),),
+        golden=golden.golden,
+        features_digest=sha256(features_onnx),
+        lineage=_lineage(run),
+        labels=tuple(task.labels),
+        max_batch=project.max_batch,
+        confidence_output=task.confidence_output,
+        metrics=run.metrics,
+    )
+    _refuse_other_inputs(task, run.heldout.inputs)
+    with output_folder(out) as folder:
+        for path, content in files.items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_bytes(content)
+        (folder / MANIFEST_FILE).write_bytes(manifest.to_bytes())
+    return Compiled(out, manifest, parity)
+
+
+def _lineage(run: Run) -> Lineage:
+    return Lineage(
+        run=run.config.run,
+        data_digest=run.config.data_digest,
+        code_digest=run.config.code_digest,
+        created_at=run.config.created_at,
+        dataset=run.config.dataset,
+        parent=run.config.parent,
+        versions=run.config.versions,
+    )
+
+
+def _specs(arrays: Arrays) -> tuple[TensorSpec, ...]:
+    """The signature of tensors as torch gave them: any number of rows, then the rest of each shape."""
+    return tuple(
+        TensorSpec(name, to_tensor(name, array[:1]).datatype, (-1, *array.shape[1:])) for name, array in arrays.items()
+    )
+
+
+def _refuse_other_inputs(task: Task, inputs: Arrays) -> None:
+    """The declared signature of the raw input must be what dataset() gives."""
+    found = {spec.name: (spec.datatype, spec.shape) for spec in _specs(inputs)}
+    declared = {spec.name: (spec.datatype, spec.shape) for spec in task.inputs}
+    if found != declared:
+        raise PackageRefused(
+            f"The task declares inputs {declared} and its dataset gives {found}.",
+            "Make the two agree.",
+            step="parity",
+        )

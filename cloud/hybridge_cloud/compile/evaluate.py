@@ -1,0 +1,46 @@
+"""Measure a package by its own graphs: what champion and challenger are compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybridge_cloud.package import read_package
+from hybridge_cloud.training.graph import Graph
+from hybridge_cloud.training.task import Arrays, Task
+from hybridge_edge.contract.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A package on labelled rows.
+
+    Attributes:
+        metrics: the task's. correct: (rows,) whether each row is right. outputs: by name, each (rows, ...).
+    """
+
+    metrics: dict[str, float]
+    correct: NDArray[np.bool_]
+    outputs: Arrays
+
+
+def evaluate_package(package_folder: Path, windows: Arrays, labels: NDArray[np.int64], task: Task) -> Evaluation:
+    """Run a package's features.onnx and model.onnx on raw inputs.
+
+    Args:
+        windows: raw inputs by name, each (rows, ...), such as ``dataset.frozen.inputs``. labels: (rows,) int64.
+
+    Raises:
+        PackageRefused: the package's files are not what its manifest says. InvalidInput: the tensors do not fit.
+    """
+    package = read_package(package_folder)
+    manifest = package.manifest
+    if any(len(array) != len(labels) for array in windows.values()) or not len(labels):
+        raise InvalidInput(f"{len(labels)} labels do not fit the windows' rows.")
+    variant = manifest.variants[0]
+    features = Graph(package.read(variant.features)).run(windows, manifest.max_batch)
+    outputs = Graph(package.read(variant.model)).run(features, manifest.max_batch)
+    return Evaluation(task.metrics(outputs, labels), task.correct(outputs, labels), outputs)
