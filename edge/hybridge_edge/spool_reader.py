@@ -44,7 +44,6 @@ class SpoolReader:
             self._acked = self._at = Cursor.read(folder)
             self._pending = 0
             self._data, self._base = b"", 0  # bytes of the segment at hand, from ``_base`` on
-            self._last = self._at.segment
             self._quarantine_foreign_files()
             self._remove_delivered()
             self._keep_reserve()
@@ -84,6 +83,12 @@ class SpoolReader:
         self._pending = 0
         self._remove_delivered()
         self._keep_reserve()
+
+    def rewind(self) -> None:
+        """Go back to the last acknowledgement; what was read since will be read again."""
+        self._at = self._acked
+        self._pending = 0
+        self._data, self._base = b"", 0
 
     def set_aside(self, entry: Entry) -> None:
         """Keep in quarantine/ the body of an entry that is whole and yet no sample."""

@@ -1,0 +1,335 @@
+"""Bring samples from the spool to S3: batches of data, then their manifests, then the acknowledgement.
+
+A batch counts as returned once its manifest lies in the bucket, and only then do its records leave the spool. Objects
+are named by their content and written only where they are absent, so a repeated delivery changes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import threading
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from hybridge_edge import batches, durable, greengrass, runtime
+from hybridge_edge.backoff import Backoff
+from hybridge_edge.configuration import Configuration
+from hybridge_edge.contract import names
+from hybridge_edge.contract.batch import MAX_BATCH_SAMPLES
+from hybridge_edge.contract.document import canonical, parse
+from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, Unavailable
+from hybridge_edge.s3 import Bucket, TryAgain
+from hybridge_edge.spool_reader import Entry, SpoolReader
+
+BATCH_SAMPLES = 256
+BATCH_SECONDS = 5.0
+BATCH_BYTES = 32 * 1024 * 1024
+POLL_SECONDS = 0.2
+FLUSH_SECONDS = 15.0
+"""How long the last batch may take after SIGTERM; a nucleus kills after 120 s, classic may be set lower."""
+REFUSED_SECONDS = 10.0
+"""The shortest wait after S3 has refused: policies change, but not within a second."""
+STATUS_FILE = "uplink.json"
+STATUS_SECONDS = 1.0
+MAX_STATUS_BYTES = 16 * 1024
+_log = logging.getLogger(__name__)
+
+
+class Store(Protocol):
+    """Where objects go: S3, or a stand-in that loses some, to prove that the loss is found."""
+
+    def put(self, key: str, data: bytes, *, only_if_absent: bool = False) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class UplinkStatus:
+    """What the uplink has done, as ``uplink.json`` in the runtime folder says it.
+
+    Attributes:
+        returned: samples in S3 in the spool's whole life. batches: since this start.
+        missing, damaged, torn: as spool.Cursor counts them. unreadable: whole records that are no samples.
+        waiting_bytes: in the spool. last_success_ms: milliseconds since 1970, 0 before the first. error: "" when well.
+    """
+
+    returned: int = 0
+    batches: int = 0
+    missing: int = 0
+    damaged: int = 0
+    torn: int = 0
+    unreadable: int = 0
+    waiting_bytes: int = 0
+    last_success_ms: int = 0
+    error: str = ""
+
+    @classmethod
+    def read(cls, folder: Path) -> UplinkStatus:
+        """The last status written to this runtime folder; zeros where no uplink has run."""
+        try:
+            reader = parse((folder / STATUS_FILE).read_bytes(), "uplink's status", MAX_STATUS_BYTES)
+            status = cls(
+                returned=reader.integer("returned"),
+                batches=reader.integer("batches"),
+                missing=reader.integer("missing"),
+                damaged=reader.integer("damaged"),
+                torn=reader.integer("torn"),
+                unreadable=reader.integer("unreadable"),
+                waiting_bytes=reader.integer("waiting_bytes"),
+                last_success_ms=reader.integer("last_success_ms"),
+                error=reader.text("error"),
+            )
+            reader.close()
+        except (OSError, InvalidDocument):
+            return cls()
+        return status
+
+
+class Uplink:
+    """Empties one spool into one bucket until it is told to stop.
+
+    Args:
+        thing: this device. batch_samples, batch_seconds: a batch is closed by whichever comes first.
+        status_folder: where uplink.json goes, or None.
+
+    Raises:
+        Conflict: another uplink reads this spool.
+    """
+
+    def __init__(
+        self,
+        spool_folder: Path,
+        store: Store,
+        thing: str,
+        *,
+        batch_samples: int = BATCH_SAMPLES,
+        batch_seconds: float = BATCH_SECONDS,
+        status_folder: Path | None = None,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._store = store
+        self._thing = names.thing_name(thing)
+        self._batch_samples = batch_samples
+        self._batch_seconds = batch_seconds
+        self._status_folder = status_folder
+        self._backoff = backoff or Backoff()
+        self._reader = SpoolReader(spool_folder)
+        self._status = UplinkStatus()
+        self._status_at = 0.0
+        self._deadline = float("inf")
+
+    @property
+    def status(self) -> UplinkStatus:
+        cursor = self._reader.cursor
+        return replace(
+            self._status,
+            returned=cursor.delivered - self._status.unreadable,
+            missing=cursor.missing,
+            damaged=cursor.damaged,
+            torn=cursor.torn,
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        """Deliver until ``stop``; then deliver what is in the spool, within FLUSH_SECONDS."""
+        going_on = self._deliver(self._reader.unfinished(), stop, planned=True)
+        while going_on and not stop.is_set():
+            going_on = self._deliver(self._collect(stop), stop)
+            self._write_status()
+        while going_on and time.monotonic() < self._stop_at(stop):
+            entries = self._read(self._batch_samples, BATCH_BYTES)
+            going_on = bool(entries) and self._deliver(entries or [], stop)
+        self._write_status(now=True)
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def _collect(self, stop: threading.Event) -> list[Entry]:
+        """Records for one batch; waits for the first without end, for the others BATCH_SECONDS."""
+        entries: list[Entry] = []
+        size = 0
+        end = float("inf")
+        while not stop.is_set():
+            found = self._read(self._batch_samples - len(entries), BATCH_BYTES - size)
+            if found is None:
+                entries, size = [], 0
+                stop.wait(self._backoff.wait())
+                continue
+            entries += found
+            size += sum(len(entry.body) for entry in found)
+            if len(entries) >= self._batch_samples or size >= BATCH_BYTES:
+                break
+            if entries and end == float("inf"):
+                end = time.monotonic() + self._batch_seconds
+            remaining = end - time.monotonic()
+            if remaining <= 0:
+                break
+            self._write_status()
+            stop.wait(min(POLL_SECONDS, remaining))
+        return entries
+
+    def _read(self, limit: int, limit_bytes: int) -> list[Entry] | None:
+        """Records, or None where the disk failed: then the reader stands at its last acknowledgement again."""
+        try:
+            return self._reader.read(limit, limit_bytes)
+        except (HybridgeError, OSError) as error:
+            self._reader.rewind()
+            self._failed(f"The spool cannot be read: {error}")
+            return None
+
+    def _deliver(self, entries: list[Entry], stop: threading.Event, *, planned: bool = False) -> bool:
+        """Put one group's batches and acknowledge them.
+
+        Returns False where stopping left no time for it; then nothing more may be read or acknowledged.
+        """
+        if not entries:
+            return True
+        made = batches.make(self._thing, entries)
+        if not planned:
+            self._until_done(self._reader.plan, stop)
+        for batch in made.batches:
+            done = self._put(batch.manifest.data_key, batch.data, stop)
+            if not done or not self._put(batch.manifest_key, batch.manifest.to_bytes(), stop):
+                return False
+        for entry in made.unreadable:
+            self._reader.set_aside(entry)
+        if not self._until_done(self._reader.ack, stop):
+            return False
+        self._status = replace(
+            self._status,
+            batches=self._status.batches + len(made.batches),
+            unreadable=self._status.unreadable + len(made.unreadable),
+            last_success_ms=time.time_ns() // 1_000_000,
+            error="",
+        )
+        return True
+
+    def _put(self, key: str, data: bytes, stop: threading.Event) -> bool:
+        def attempt() -> None:
+            self._store.put(key, data, only_if_absent=True)
+
+        return self._until_done(attempt, stop)
+
+    def _until_done(self, attempt: _Attempt, stop: threading.Event) -> bool:
+        """Try until it works, or until stopping leaves no time. Nothing leaves the spool meanwhile."""
+        while True:
+            try:
+                attempt()
+            except (HybridgeError, OSError) as error:
+                self._failed(str(error))
+                asked = error.seconds if isinstance(error, TryAgain) else REFUSED_SECONDS
+                wait = self._backoff.wait(0.0 if isinstance(error, OSError) else asked)
+                if not self._pause(wait, stop):
+                    return False
+            else:
+                self._backoff.succeeded()
+                return True
+
+    def _pause(self, seconds: float, stop: threading.Event) -> bool:
+        """Wait, less where stopping says so. Returns False where there is no time for another attempt."""
+        if not stop.is_set() and not stop.wait(seconds):
+            return True
+        remaining = self._stop_at(stop) - time.monotonic()
+        if remaining <= 0:
+            return False
+        time.sleep(min(seconds, remaining, 1.0))
+        return time.monotonic() < self._stop_at(stop)
+
+    def _stop_at(self, stop: threading.Event) -> float:
+        """The end of the time that stopping grants, counted from when it was first noticed."""
+        if stop.is_set() and self._deadline == float("inf"):
+            self._deadline = time.monotonic() + FLUSH_SECONDS
+        return self._deadline
+
+    def _failed(self, error: str) -> None:
+        if error != self._status.error:
+            _log.warning("%s", error)
+        self._status = replace(self._status, error=error[:500])
+        self._write_status()
+
+    def _write_status(self, *, now: bool = False) -> None:
+        if self._status_folder is None or (not now and time.monotonic() < self._status_at):
+            return
+        self._status_at = time.monotonic() + STATUS_SECONDS
+        status = replace(self.status, waiting_bytes=self._reader.waiting_bytes)
+        try:
+            durable.write(self._status_folder / STATUS_FILE, canonical(asdict(status)))
+        except (HybridgeError, OSError) as error:
+            _log.warning("The uplink's status was not written: %s", error)
+
+
+class _Attempt(Protocol):
+    def __call__(self) -> None: ...
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``hybridge-edge uplink``."""
+    parser.add_argument("--bucket", help="the bucket (or the environment's HYBRIDGE_BUCKET)")
+    parser.add_argument("--thing", help="this device's name (or AWS_IOT_THING_NAME)")
+    parser.add_argument("--spool", help="the spool's folder; default: what the running server says")
+    parser.add_argument("--batch-samples", help=f"close a batch at this many samples (default {BATCH_SAMPLES})")
+    parser.add_argument("--batch-seconds", help=f"close a batch after this many seconds (default {BATCH_SECONDS:g})")
+    parser.add_argument(
+        "--configuration", action="store_true", help="read bucket, batchSamples, batchSeconds from Greengrass"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """``hybridge-edge uplink``: runs until SIGTERM or SIGINT, then delivers what is there. Returns the exit code."""
+    configuration = Configuration(
+        {"bucket": os.environ.get("HYBRIDGE_BUCKET"), "thing": os.environ.get("AWS_IOT_THING_NAME")},
+        greengrass.component_configuration() if arguments.configuration else {},
+        {
+            "bucket": arguments.bucket,
+            "thing": arguments.thing,
+            "spool": arguments.spool,
+            "batchSamples": arguments.batch_samples,
+            "batchSeconds": arguments.batch_seconds,
+        },
+    )
+    thing = names.thing_name(configuration.required("thing"))
+    batch_samples = configuration.integer("batchSamples", BATCH_SAMPLES, 1, MAX_BATCH_SAMPLES)
+    batch_seconds = configuration.number("batchSeconds", BATCH_SECONDS, 0.05, 3600.0)
+    bucket = Bucket(configuration.required("bucket"))
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    folder = runtime.folder()
+    spool_folder = _spool_folder(configuration.text("spool"), folder, stop)
+    if spool_folder is None:
+        return 0
+    uplink = Uplink(
+        spool_folder,
+        bucket,
+        thing,
+        batch_samples=batch_samples,
+        batch_seconds=batch_seconds,
+        status_folder=folder,
+    )
+    _log.info("Returning samples from %s to bucket %s.", spool_folder, bucket.name)
+    try:
+        uplink.run(stop)
+    finally:
+        uplink.close()
+    return 0
+
+
+def _spool_folder(given: str, folder: Path, stop: threading.Event) -> Path | None:
+    """The spool that was named, or the one the server publishes; waits for a server that spools. None: stopped."""
+    if given:
+        return Path(given)
+    told = False
+    while not stop.is_set():
+        try:
+            found = runtime.Endpoint.read(folder).spool
+        except (Unavailable, InvalidDocument):
+            found = ""
+        if found:
+            return Path(found)
+        if not told:
+            _log.info("Waiting for a server with a spool to start in %s.", folder)
+            told = True
+        stop.wait(1.0)
+    return None
