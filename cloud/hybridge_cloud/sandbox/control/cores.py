@@ -87,7 +87,7 @@ class Cores:
                 "componentName": row["component"],
                 "componentVersion": row["version"],
                 "lifecycleState": row["state"],
-                "lifecycleStateDetails": row["details"],
+                **({"lifecycleStateDetails": row["details"]} if row["details"] else {}),
                 "isRoot": bool(row["root"]),
                 "lastStatusChangeTimestamp": moment(row["changed"]),
                 "lastReportedTimestamp": moment(row["reported"]),

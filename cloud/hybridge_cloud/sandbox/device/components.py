@@ -57,10 +57,12 @@ class Components:
             device.mode, device.limits, ledger, {}, asyncio.Lock(), self._notice, self._mark_installed
         )
 
-    def status(self, name: str) -> Status | None:
-        """The state of one component, None where it is not on the device."""
+    def status(self, name: str) -> tuple[Status, str]:
+        """The state of one component and why it is not well, "" where it is; NEW where nothing of it was started."""
         component = self._running.get(name)
-        return None if component is None else component.status
+        if component is None:
+            return Status.NEW, ""
+        return component.status, component.reason if component.status in (Status.ERRORED, Status.BROKEN) else ""
 
     def report(self, name: str, status: str) -> None:
         """A component's own word about its state."""

@@ -72,16 +72,19 @@ class Health:
 
     def _message(self) -> dict[str, Any]:
         device, current = self._device, self._state.state.current
-        components: list[dict[str, Any]] = [
-            {
+        components: list[dict[str, Any]] = []
+        for name, placed in sorted(current.components.items()):
+            status, reason = self._components().status(name)
+            entry: dict[str, Any] = {
                 "componentName": name,
                 "version": placed.version,
                 "fleetConfigArns": list(placed.targets),
                 "isRoot": placed.root,
-                "status": str(self._components().status(name) or Status.NEW),
+                "status": str(status),
             }
-            for name, placed in sorted(current.components.items())
-        ]
+            if reason:
+                entry["statusDetails"] = {"statusCodes": [str(status)], "statusReason": reason}
+            components.append(entry)
         broken = any(item["status"] == Status.BROKEN for item in components)
         nucleus = "aws.greengrass.NucleusLite" if device.mode is Mode.LITE else "aws.greengrass.Nucleus"
         for name, version in ((nucleus, device.limits.version), (TOKEN_EXCHANGE, _TOKEN_EXCHANGE_VERSION)):
