@@ -8,7 +8,7 @@ from pathlib import Path
 
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import Error
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # exported without saying so
 
 from hybridge_cloud.package import read_package
 from hybridge_edge import durable
@@ -104,7 +104,7 @@ def _load(key_file: Path) -> CryptoSigner:
     try:
         if len(content) > MAX_KEY_BYTES:
             raise ValueError
-        return CryptoSigner(load_pem_private_key(content, None))  # type: ignore[arg-type]
+        return CryptoSigner(load_pem_private_key(content, None))
     except (ValueError, TypeError, Error):
         raise UsageError(f"{str(key_file)!r} is not a private key in PEM form without a password.") from None
 

@@ -61,26 +61,25 @@ def show(
         typer.echo(read.manifest.to_bytes().decode(), nl=False)
         return
     from rich.console import Console
-    from rich.table import Table
 
     from hybridge_cloud.cli.metrics_table import metrics_table
     from hybridge_cloud.signing import signers
 
     manifest, lineage = read.manifest, read.manifest.lineage
-    table = Table(show_header=False, box=None)
-    table.add_row("package", f"{manifest.name} {manifest.version}")
-    table.add_row("digest", read.digest)
-    table.add_row("features", manifest.features_digest)
-    table.add_row("signed by", ", ".join(signers(read.signature)) or "nobody yet")
-    for role, specs in (("input", manifest.inputs), ("feature", manifest.features), ("output", manifest.outputs)):
-        for spec in specs:
-            table.add_row(role, f"{spec.name} {spec.datatype} {list(spec.shape)} {spec.unit}".rstrip())
-    table.add_row("labels", ", ".join(manifest.labels) or "none")
-    table.add_row("variants", ", ".join(f"{v.name} ({v.precision}, {v.providers[0]})" for v in manifest.variants))
-    table.add_row("run", f"{lineage.run}, {lineage.created_at}")
-    table.add_row("dataset", lineage.dataset or "none: a first training")
-    table.add_row("parent", lineage.parent or "none: a first training")
-    table.add_row("size", f"{sum(entry.size for entry in manifest.files):,} bytes in {len(manifest.files)} files")
-    console = Console(soft_wrap=True)
-    console.print(table)
-    console.print(metrics_table(manifest.metrics))
+    roles = (("input", manifest.inputs), ("feature", manifest.features), ("output", manifest.outputs))
+    lines = [
+        ("package", f"{manifest.name} {manifest.version}"),
+        ("digest", read.digest),
+        ("features", manifest.features_digest),
+        ("signed by", ", ".join(signers(read.signature)) or "nobody yet"),
+        *((role, f"{s.name} {s.datatype} {list(s.shape)} {s.unit}".rstrip()) for role, specs in roles for s in specs),
+        ("labels", ", ".join(manifest.labels) or "none"),
+        ("variants", ", ".join(f"{v.name} ({v.precision}, {v.providers[0]})" for v in manifest.variants)),
+        ("run", f"{lineage.run}, {lineage.created_at}"),
+        ("dataset", lineage.dataset or "none: a first training"),
+        ("parent", lineage.parent or "none: a first training"),
+        ("size", f"{sum(entry.size for entry in manifest.files):,} bytes in {len(manifest.files)} files"),
+    ]
+    for name, value in lines:
+        typer.echo(f"{name:10} {value}")
+    Console().print(metrics_table(manifest.metrics))

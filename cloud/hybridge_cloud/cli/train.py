@@ -21,25 +21,13 @@ def train(
 ) -> None:
     """Train a project's model on its own data, and write a run folder."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from hybridge_cloud.cli.metrics_table import metrics_table
+    from hybridge_cloud.cli.training_progress import training_progress
     from hybridge_cloud.training.run import read_run
-    from hybridge_cloud.training.train import Epoch, train_run
+    from hybridge_cloud.training.train import train_run
 
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("reading data", total=None)
-
-        def on_epoch(epoch: Epoch) -> None:
-            progress.update(bar, description=f"loss {epoch.loss:.3f}", completed=epoch.number, total=epoch.of)
-
+    with training_progress() as on_epoch:
         config = train_run(project, out, split, seed, on_epoch)
     rows = ", ".join(f"{count:,} {part}" for part, count in config.rows.items() if count)
     typer.echo(f"trained {config.run} on windows: {rows}")
