@@ -97,6 +97,7 @@ def _build(environment: Path, wheels: Path, requirements: Path) -> None:
 
 def _run(what: str, command: list[str]) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
+    environment["PIP_CONFIG_FILE"] = os.devnull  # nothing of the machine's own configuration has a say here
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=STEP_TIMEOUT_SECONDS, check=False

@@ -1,0 +1,1 @@
+"""Fleets: their rings, who is in them, and the record of what they are meant to run."""

@@ -1,0 +1,133 @@
+"""Follow a deployment on every device until each has a stated end, or the time is over."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from hybridge_cloud.aws import greengrass, iot
+from hybridge_cloud.deploy import Deployed
+from hybridge_cloud.fleet.record import FleetModel
+from hybridge_edge.contract.document import canonical
+from hybridge_edge.contract.errors import InvalidDocument
+from hybridge_edge.contract.report import DeviceReport
+from hybridge_edge.contract.states import PackageState
+
+POLL_SECONDS = 1.0
+
+
+class End(str, Enum):
+    """How a deployment ended on one device. PENDING is none."""
+
+    PENDING = "PENDING"
+    DONE = "DONE"
+    REFUSED = "REFUSED"
+    FAILED = "FAILED"
+    TIMED_OUT = "TIMED_OUT"
+    OFFLINE = "OFFLINE"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEnd:
+    """Where a device is, and why, in a few words."""
+
+    thing: str
+    ring: int
+    end: End
+    reason: str
+
+
+def follow(
+    deployed: Deployed, timeout_seconds: float, changed: Callable[[DeviceEnd], None] | None = None
+) -> tuple[DeviceEnd, ...]:
+    """Wait until every device of the deployed rings has a stated end.
+
+    Args:
+        changed: called whenever what is known of a device changes.
+
+    Returns:
+        One DeviceEnd a device, none of them PENDING: those without an end in time are TIMED_OUT where the device has
+        taken the deployment, OFFLINE where it never did.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    known: dict[str, DeviceEnd] = {}
+    while True:
+        for ring in deployed.rings:
+            for thing in ring.ring.devices:
+                before = known.get(thing)
+                if before is not None and before.end is not End.PENDING:
+                    continue
+                now = look(thing, ring.ring.number, ring.id, deployed.models)
+                if now != before and changed is not None:
+                    changed(now)
+                known[thing] = now
+        pending = [item for item in known.values() if item.end is End.PENDING]
+        if not pending:
+            return tuple(known.values())
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(POLL_SECONDS)
+    for item in pending:
+        taken = not item.reason.startswith(_NOT_TAKEN)
+        end = End.TIMED_OUT if taken else End.OFFLINE
+        known[item.thing] = DeviceEnd(item.thing, item.ring, end, f"{item.reason} after {timeout_seconds:.0f} s")
+        if changed is not None:
+            changed(known[item.thing])
+    return tuple(known.values())
+
+
+_NOT_TAKEN = "the device has not taken the deployment"
+_RUNNING = ("QUEUED", "IN_PROGRESS")
+_SUCCEEDED = ("SUCCEEDED", "COMPLETED")
+
+
+def look(thing: str, ring: int, deployment: str, models: Sequence[FleetModel]) -> DeviceEnd:
+    """What is known now of one device: Greengrass' execution first, then the device's own report of each model."""
+    execution = next((item for item in greengrass.executions(thing) if item.deployment == deployment), None)
+    if execution is None or execution.status == "QUEUED":
+        return DeviceEnd(thing, ring, End.PENDING, _NOT_TAKEN)
+    if execution.status in _RUNNING:
+        return DeviceEnd(thing, ring, End.PENDING, "Greengrass is deploying")
+    if execution.status not in _SUCCEEDED:
+        return DeviceEnd(thing, ring, End.FAILED, f"{execution.status}: {execution.reason or 'no reason given'}")
+    report = reported(thing)
+    for model in models:
+        end, reason = _judge(model, report)
+        if end is not End.DONE:
+            return DeviceEnd(thing, ring, end, reason)
+    return DeviceEnd(thing, ring, End.DONE, ", ".join(f"{item.model} {item.version} active" for item in models))
+
+
+def reported(thing: str) -> DeviceReport | None:
+    """A device's own report from its named shadow, or None where it never reported.
+
+    Raises:
+        InvalidDocument: what lies there is no report.
+    """
+    document = iot.named_shadow(thing)
+    if document is None:
+        return None
+    try:
+        state = json.loads(document)["state"]["reported"]
+    except (ValueError, KeyError, TypeError):
+        raise InvalidDocument(f"The shadow of {thing!r} holds no report.", "Look at the server's log there.") from None
+    return DeviceReport.from_bytes(canonical(state))
+
+
+def _judge(model: FleetModel, report: DeviceReport | None) -> tuple[End, str]:
+    found = next((item for item in report.models if item.model == model.model), None) if report else None
+    if found is None:
+        return End.PENDING, f"no report of {model.model} yet"
+    if found.epoch < model.epoch:
+        return End.PENDING, f"the last report is of {found.model} {found.version}, epoch {found.epoch}"
+    if found.state is PackageState.ACTIVE and found.digest == model.digest and found.epoch == model.epoch:
+        return End.DONE, ""
+    what = f"{found.model} {found.version} is {found.state.value}{': ' + found.reason if found.reason else ''}"
+    if found.epoch > model.epoch:
+        return End.FAILED, f"superseded by epoch {found.epoch}; {what}"
+    if found.state in (PackageState.REFUSED, PackageState.QUARANTINED):
+        return End.REFUSED, what
+    return End.PENDING, what
