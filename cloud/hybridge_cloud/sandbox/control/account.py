@@ -61,12 +61,26 @@ class Account:
         return found
 
     def members_of(self, group: str) -> set[str]:
-        """The things in a group and in the groups below it."""
-        pages = self._iot.get_paginator("list_things_in_thing_group").paginate(thingGroupName=group, recursive=True)
-        try:
-            return {thing for page in pages for thing in page["things"]}
-        except self._iot.exceptions.ResourceNotFoundException:
+        """The things in a group and in the groups below it.
+
+        The embedded account knows each group's parent, but neither lists by parent nor recursively.
+        """
+        if not self.target_exists("thinggroup", group):
             return set()
+        listed = self._iot.get_paginator("list_thing_groups").paginate()
+        parents = {name: self._parent(name) for page in listed for name in _names(page["thingGroups"])}
+        wanted = {group}
+        while below := {name for name, parent in parents.items() if parent in wanted} - wanted:
+            wanted |= below
+        members: set[str] = set()
+        for name in wanted:
+            for page in self._iot.get_paginator("list_things_in_thing_group").paginate(thingGroupName=name):
+                members.update(page["things"])
+        return members
+
+    def _parent(self, group: str) -> str:
+        described = self._iot.describe_thing_group(thingGroupName=group)
+        return str(described.get("thingGroupMetadata", {}).get("parentGroupName", ""))
 
     def target_exists(self, kind: str, name: str) -> bool:
         try:
@@ -97,3 +111,7 @@ class Account:
         with path.open("wb") as file:
             for chunk in body.iter_chunks(CHUNK_BYTES):
                 file.write(chunk)
+
+
+def _names(groups: list[dict[str, str]]) -> list[str]:
+    return [entry["groupName"] for entry in groups]

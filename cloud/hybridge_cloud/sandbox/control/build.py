@@ -117,7 +117,8 @@ def run(
         if project.post and reached.exists():
             environment["CODEBUILD_BUILD_SUCCEEDING"] = "0" if failure else "1"
             lines = [f"source '{exported}'", "echo '[Container] Entering phase post_build'", *project.post]
-            failure = failure or _bash("\n".join(lines), source, environment, log, began, stopping)
+            afterwards = _bash("\n".join(lines), source, environment, log, began, stopping)
+            failure = failure or afterwards
         if failure:
             raise BuildFailed(failure)
 
