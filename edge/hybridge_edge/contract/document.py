@@ -78,6 +78,10 @@ class Reader:
         """The names of the fields not read yet, for objects whose names are data."""
         return tuple(self._fields)
 
+    def ignore(self, name: str) -> None:
+        """Leave a field unread on purpose."""
+        self._fields.pop(name, None)
+
     def format(self, *known: int) -> int:
         """The document's format number; unknown ones are refused with what to do."""
         number = self.integer("format", minimum=1)

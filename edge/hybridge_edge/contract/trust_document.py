@@ -1,6 +1,7 @@
 """The trust file: whose signatures a device accepts on packages. Format 1.
 
-    {"format": 1, "threshold": 1, "keys": {KEYID: {"keytype": "ed25519", "scheme": "ed25519", "keyval": {"public": HEX}}}}
+    {"format": 1, "threshold": 1, "keys": {KEYID: KEY, ...}}
+    KEY = {"keytype": "ed25519", "scheme": "ed25519", "keyval": {"public": HEX}}
 
 Key ids and key objects are securesystemslib's (``Key.keyid``, ``Key.to_dict()``). Enrolment writes the file, owned by
 root on a real device; no component's configuration can name another one.
@@ -9,6 +10,7 @@ root on a real device; no component's configuration can name another one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from hybridge_edge.contract.document import Reader, canonical, parse
 from hybridge_edge.contract.errors import InvalidDocument
@@ -69,9 +71,13 @@ class TrustDocument:
 
 
 def _keys(reader: Reader) -> tuple[TrustedKey, ...]:
-    return tuple(reader.object(keyid, lambda key, keyid=keyid: _key(key, keyid)) for keyid in reader.names())
+    return tuple(reader.object(keyid, partial(_key, keyid)) for keyid in reader.names())
 
 
-def _key(reader: Reader, keyid: str) -> TrustedKey:
-    keytype, scheme = reader.text("keytype"), reader.text("scheme")
-    return TrustedKey(keyid, keytype, scheme, reader.object("keyval", lambda value: value.text("public")))
+def _key(keyid: str, reader: Reader) -> TrustedKey:
+    return TrustedKey(
+        keyid,
+        reader.text("keytype"),
+        reader.text("scheme"),
+        reader.object("keyval", lambda value: value.text("public")),
+    )

@@ -1,0 +1,324 @@
+"""Brings a package from a folder to answering requests, one step after the other; the old model serves until the end.
+
+    verify   signature, digest, name                  nothing has changed
+    install  every byte copied and checked            nothing has changed
+    trial    a marker names the digest                a crash from here on is counted against it
+    load     sessions made, signatures compared
+    golden   known inputs give known outputs
+    persist  the ledger's switch                      a restart serves the new model
+    switch   the pointer in memory                    requests meet the new model
+
+One thread does all of it, so that hand-overs never overlap.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from threading import BoundedSemaphore
+
+from hybridge_edge import failpoint
+from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, Overloaded, PackageRefused, Refused, SpoolFull
+from hybridge_edge.contract.handover import Handover, HandoverAnswer
+from hybridge_edge.contract.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest
+from hybridge_edge.contract.report import ModelReport
+from hybridge_edge.contract.states import Mode, PackageState
+from hybridge_edge.contract.trust_document import TrustDocument
+from hybridge_edge.decision import Action, Decision, decide
+from hybridge_edge.engine import Engine
+from hybridge_edge.golden import check_golden
+from hybridge_edge.ledger import Installed, ModelRecord, Verdict, Wanted
+from hybridge_edge.package import Package, read_small
+from hybridge_edge.service import Resident, Service
+from hybridge_edge.store import Store
+from hybridge_edge.trust import open_package
+
+_LOG = logging.getLogger(__name__)
+ANSWER_WITHIN_S = 60.0
+"""After this a hand-over is answered BUILDING and goes on."""
+MAX_PENDING = 8
+MAX_CRASHES = 3
+"""Deaths of the worker during a digest's first runs, after which it is quarantined."""
+UNKNOWN_VERSION = "0.0.0"
+
+
+class Activation:
+    """Obeys hand-overs.
+
+    Args:
+        trust: reads the trust file; called at each activation. load: makes an engine of a verified package.
+        changed: called after every change of state, from the activating thread; must not block.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        service: Service,
+        trust: Callable[[], TrustDocument],
+        load: Callable[[Package], Engine],
+        changed: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._service = service
+        self._trust = trust
+        self._load = load
+        self._changed = changed
+        self._pending = BoundedSemaphore(MAX_PENDING)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="activate")
+
+    def close(self) -> None:
+        """Let the step that runs end; drop what waits."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def restore(self) -> None:
+        """Before listening: every model's last good package answers again, from the store alone."""
+        for record in self._store.records().values():
+            record = self._judge_trials(record)
+            for installed in (record.active, record.previous):
+                if installed is not None and self._restored(record, installed):
+                    break
+
+    def resume(self) -> None:
+        """After listening: finish activations that a crash cut off, where their package is in the store."""
+        for record in self._store.records().values():
+            wanted = record.wanted
+            if wanted is None or wanted.mode is not Mode.ACTIVATE:
+                continue
+            seen = record.quarantine_of(wanted.digest) or record.refusal_of(wanted.digest)
+            resident = self._service.resident(record.model)
+            if seen or (resident and resident.digest == wanted.digest) or not self._store.holds(wanted.digest):
+                continue
+            self._submit(
+                self._obey, Handover(record.model, "", wanted.digest, wanted.rollout, wanted.epoch, wanted.mode)
+            )
+
+    def hand_over(self, handover: Handover, timeout_s: float = ANSWER_WITHIN_S) -> HandoverAnswer:
+        """Obey, and answer when the state is final, or BUILDING after ``timeout_s`` seconds.
+
+        Raises:
+            Overloaded: MAX_PENDING hand-overs wait already.
+        """
+        try:
+            return self._submit(self._obey, handover).result(timeout_s)
+        except FutureTimeout:
+            return self._answer(handover, PackageState.BUILDING, UNKNOWN_VERSION)
+
+    def rollback(self, model: str, reason: str, timeout_s: float = ANSWER_WITHIN_S) -> HandoverAnswer:
+        """Quarantine what runs and put the previous package back. Raises Refused where there is none."""
+        return self._submit_rollback(model, reason).result(timeout_s)
+
+    def proven(self, model: str, digest: str) -> None:
+        """The digest has answered often enough to be trusted (see service.TRIAL_RUNS)."""
+        self._thread.submit(self._store.trust, model, digest)
+
+    def reports(self) -> tuple[ModelReport, ...]:
+        """Each model's state: what answers, and what was asked for and may not, where that is another package."""
+        reports: list[ModelReport] = []
+        for record in self._store.records().values():
+            resident = self._service.resident(record.model)
+            if resident is not None:
+                version, digest = resident.manifest.version, resident.digest
+                reports.append(self._report(record, version, digest, PackageState.ACTIVE, ""))
+            wanted = record.wanted
+            if wanted is None or (resident is not None and resident.digest == wanted.digest):
+                continue
+            quarantine, refusal = record.quarantine_of(wanted.digest), record.refusal_of(wanted.digest)
+            if quarantine or refusal:
+                verdict = quarantine or refusal
+                assert verdict is not None
+                state = PackageState.QUARANTINED if quarantine else PackageState.REFUSED
+                reports.append(self._report(record, verdict.version, wanted.digest, state, verdict.reason))
+            elif wanted.mode is Mode.RETIRE:
+                reports.append(self._report(record, UNKNOWN_VERSION, wanted.digest, PackageState.RETIRED, ""))
+        return tuple(reports)
+
+    def _submit(self, work: Callable[[Handover], HandoverAnswer], handover: Handover) -> Future[HandoverAnswer]:
+        if not self._pending.acquire(blocking=False):
+            raise Overloaded(f"{MAX_PENDING} hand-overs wait already.", "Try again in a minute.")
+        future = self._thread.submit(work, handover)
+        future.add_done_callback(lambda _: self._pending.release())
+        return future
+
+    def _submit_rollback(self, model: str, reason: str) -> Future[HandoverAnswer]:
+        return self._thread.submit(self._roll_back, model, reason)
+
+    def _obey(self, handover: Handover) -> HandoverAnswer:
+        record = self._store.record(handover.model)
+        resident = self._service.resident(handover.model)
+        decision = decide(record, handover, resident is not None and resident.digest == handover.digest)
+        _LOG.info("hand-over of %s %s: %s", handover.model, handover.digest[:19], decision.action.value)
+        if decision.action in (Action.SUPERSEDED, Action.QUARANTINED):
+            return self._decline(record, handover, decision)
+        wanted = Wanted.of(handover)
+        try:
+            if record.wanted is None or handover.epoch > record.wanted.epoch:
+                record = self._store.want(record, wanted)
+            if decision.action is Action.ALREADY:
+                if handover.mode is Mode.RETIRE:
+                    return self._answer(handover, PackageState.RETIRED, UNKNOWN_VERSION)
+                assert resident is not None
+                return self._answer(handover, PackageState.ACTIVE, resident.manifest.version)
+            return self._act(record, handover, decision)
+        except HybridgeError as error:
+            step = f"{error.step}: " if isinstance(error, PackageRefused) else ""
+            return self._refuse(handover, step + error.message)
+        except Exception as error:
+            _LOG.exception("The activation of %s failed", handover.model)
+            return self._refuse(handover, f"The activation failed: {type(error).__name__}: {error}")
+        finally:
+            self._changed()
+
+    def _act(self, record: ModelRecord, handover: Handover, decision: Decision) -> HandoverAnswer:
+        if decision.action is Action.RETIRE:
+            self._store.retire(record)
+            self._service.unload(handover.model)
+            self._store.collect_garbage()
+            return self._answer(handover, PackageState.RETIRED, UNKNOWN_VERSION)
+        package = self._installed(handover)
+        version = package.manifest.version
+        failpoint.reach("activation.installed")
+        if decision.action is Action.STAGE:
+            return self._answer(handover, PackageState.STAGED, version)
+        self._store.begin_trial(package.digest)
+        failpoint.reach("activation.trial")
+        fresh = self._proven_resident(package)
+        failpoint.reach("activation.proven")
+        try:
+            self._store.activate(record, Installed(package.digest, version))
+        except BaseException:
+            fresh.engine.close()
+            raise
+        failpoint.reach("activation.persisted")
+        self._service.switch(fresh)
+        failpoint.reach("activation.switched")
+        self._store.collect_garbage()
+        return self._answer(handover, PackageState.ACTIVE, version)
+
+    def _installed(self, handover: Handover) -> Package:
+        """The package asked for, out of the store, installed from the hand-over's folder where it is not there."""
+        trust = self._trust()
+        if self._store.holds(handover.digest):
+            try:
+                package = self._store.open(handover.digest, trust)
+                package.verify_files()
+                return _of_model(package, handover.model)
+            except PackageRefused as error:
+                _LOG.warning("The store's copy is of no use: %s", error)
+        source = open_package(Path(handover.package), trust)
+        if source.digest != handover.digest:
+            raise PackageRefused(
+                f"The folder holds package {source.digest[:19]}, not {handover.digest[:19]}.",
+                "Publish the model's component again.",
+            )
+        failpoint.reach("activation.verified")
+        return self._store.install(_of_model(source, handover.model), trust)
+
+    def _proven_resident(self, package: Package) -> Resident:
+        engine = self._load(package)
+        try:
+            failpoint.reach("activation.loaded")
+            check_golden(package, engine)
+        except BaseException:
+            engine.close()
+            raise
+        return Resident(package.manifest, package.digest, engine)
+
+    def _roll_back(self, model: str, reason: str) -> HandoverAnswer:
+        record = self._store.record(model)
+        if record.active is None or record.previous is None:
+            raise Refused(f"{model} has no previous package to put back.", "Deploy another version.")
+        fresh = self._proven_resident(self._store.open(record.previous.digest, self._trust()))
+        bad, good = record.active, record.previous
+        self._store.quarantine(record, Verdict(bad.digest, bad.version, reason, record.epoch))
+        self._service.switch(fresh)
+        self._changed()
+        return HandoverAnswer(PackageState.ACTIVE, model, good.version, good.digest, record.epoch, reason, True)
+
+    def _judge_trials(self, record: ModelRecord) -> ModelRecord:
+        """Quarantine a digest during whose first runs the worker died MAX_CRASHES times."""
+        suspects = {item.digest: item.version for item in (record.active,) if item is not None}
+        if record.wanted is not None and record.wanted.digest not in suspects:
+            suspects[record.wanted.digest] = self._version_of(record.wanted.digest)
+        for digest, version in suspects.items():
+            if self._store.crashes(digest) >= MAX_CRASHES:
+                reason = f"The server died {MAX_CRASHES} times during the first runs of {record.model} {version}."
+                _LOG.error("%s It is quarantined.", reason)
+                record = self._store.quarantine(record, Verdict(digest, version, reason, record.epoch))
+        return record
+
+    def _version_of(self, digest: str) -> str:
+        try:
+            return self._store.open(digest, self._trust()).manifest.version
+        except HybridgeError:
+            return UNKNOWN_VERSION
+
+    def _restored(self, record: ModelRecord, installed: Installed) -> bool:
+        """Whether it answers again. Where not, the ledger stays: its component's next hand-over repairs it."""
+        try:
+            if not record.trusted and installed == record.active:
+                self._store.begin_trial(installed.digest)
+            fresh = self._proven_resident(self._store.open(installed.digest, self._trust()))
+        except HybridgeError as error:
+            _LOG.error("%s %s cannot be restored: %s", record.model, installed.version, error)
+            return False
+        self._service.switch(fresh)
+        return True
+
+    def _decline(self, record: ModelRecord, handover: Handover, decision: Decision) -> HandoverAnswer:
+        quarantined = decision.action is Action.QUARANTINED
+        verdict = record.quarantine_of(handover.digest)
+        version = verdict.version if quarantined and verdict else UNKNOWN_VERSION
+        state = PackageState.QUARANTINED if quarantined else PackageState.REFUSED
+        return self._answer(handover, state, version, decision.reason, seen_before=True)
+
+    def _refuse(self, handover: Handover, reason: str) -> HandoverAnswer:
+        _LOG.error("%s %s is refused: %s", handover.model, handover.digest[:19], reason)
+        record = self._store.record(handover.model)
+        seen = record.refusal_of(handover.digest) is not None
+        seen = seen or any(item.digest == handover.digest for item in record.history)
+        version = _claimed_version(Path(handover.package))
+        try:
+            self._store.refuse(record, Verdict(handover.digest, version, reason, handover.epoch))
+        except SpoolFull as error:
+            _LOG.error("The refusal is not remembered: %s", error)
+        return self._answer(handover, PackageState.REFUSED, version, reason, seen)
+
+    def _answer(
+        self, handover: Handover, state: PackageState, version: str, reason: str = "", seen_before: bool = False
+    ) -> HandoverAnswer:
+        return HandoverAnswer(state, handover.model, version, handover.digest, handover.epoch, reason, seen_before)
+
+    def _report(self, record: ModelRecord, version: str, digest: str, state: PackageState, reason: str) -> ModelReport:
+        resident = self._service.resident(record.model)
+        counters = self._service.counters(record.model)
+        return ModelReport(
+            model=record.model,
+            version=version,
+            digest=digest,
+            state=state,
+            rollout=record.wanted.rollout if record.wanted else "",
+            epoch=record.epoch,
+            provider=resident.engine.provider if resident and resident.digest == digest else "",
+            reason=reason,
+            requests=counters.requests,
+            failures=counters.failures,
+        )
+
+
+def _of_model(package: Package, model: str) -> Package:
+    if package.manifest.name != model:
+        raise PackageRefused(
+            f"The package is of model {package.manifest.name!r}, not {model!r}.", "Publish the model's component again."
+        )
+    return package
+
+
+def _claimed_version(folder: Path) -> str:
+    """The version a refused package says it has, for people to read; believed for nothing."""
+    try:
+        return Manifest.from_bytes(read_small(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES)).version
+    except (PackageRefused, InvalidDocument):
+        return UNKNOWN_VERSION

@@ -1,0 +1,7 @@
+"""``python -m hybridge_edge.cli`` is ``hybridge-edge``."""
+
+import sys
+
+from hybridge_edge.cli import main
+
+sys.exit(main())

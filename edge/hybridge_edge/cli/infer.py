@@ -1,0 +1,89 @@
+"""``hybridge-edge infer``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy
+
+from hybridge_edge.cli.talk import tell
+from hybridge_edge.client import Client, InferenceAnswer
+from hybridge_edge.contract.document import canonical
+from hybridge_edge.contract.errors import UsageError
+from hybridge_edge.contract.tensors import TensorSpec
+from hybridge_edge.engine import NUMPY_TYPES, Array
+
+TIMEOUT_S = 30.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True)
+    parser.add_argument(
+        "--input",
+        required=True,
+        action="append",
+        metavar="[NAME=]FILE.npy",
+        help="a raw input, with or without the batch axis; the name may be left out where there is one input",
+    )
+    parser.add_argument("--version", default="", help="default: the active one")
+    parser.add_argument("--sample-id", default="", help="default: a new one")
+    parser.add_argument("--no-capture", action="store_true", help="the device may not keep this sample")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask once and print the answer as JSON. Returns the exit code."""
+    specs = _inputs_of(arguments.model)
+    arrays = dict(_read(text, specs) for text in arguments.input)
+    with Client.connect() as client:
+        answer = client.infer(
+            arguments.model,
+            arrays,
+            version=arguments.version,
+            sample_id=arguments.sample_id,
+            capture=not arguments.no_capture,
+            timeout_s=TIMEOUT_S,
+        )
+    print(json.dumps(_to_json(answer), indent=2))
+    return 0
+
+
+def _inputs_of(model: str) -> dict[str, TensorSpec]:
+    reader, _ = tell(canonical({"verb": "describe", "model": model}), TIMEOUT_S)
+    return {spec.name: spec for spec in reader.objects("inputs", TensorSpec.read)}
+
+
+def _read(text: str, specs: dict[str, TensorSpec]) -> tuple[str, Array]:
+    name, _, file = text.rpartition("=")
+    if not name:
+        if len(specs) != 1:
+            raise UsageError(f"The model has the inputs {', '.join(specs)}.", "Write --input NAME=FILE.npy for each.")
+        (name,) = specs
+    try:
+        array: Array = numpy.load(Path(file), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"{file} cannot be read as a numpy array: {error}.", "Save it with numpy.save.") from None
+    spec = specs.get(name)
+    if spec is not None and spec.shape[0] == -1 and array.shape == spec.item_shape:
+        array = array[numpy.newaxis]
+    if spec is not None and numpy.can_cast(array.dtype, NUMPY_TYPES[spec.datatype], "same_kind"):
+        array = array.astype(NUMPY_TYPES[spec.datatype], copy=False)
+    return name, array
+
+
+def _to_json(answer: InferenceAnswer) -> dict[str, object]:
+    return {
+        "model": answer.model,
+        "version": answer.version,
+        "digest": answer.digest,
+        "sample_id": answer.sample_id,
+        "provider": answer.provider,
+        "outputs": {name: array.tolist() for name, array in answer.outputs.items()},
+        "microseconds": {
+            "queue": answer.queue_us,
+            "features": answer.features_us,
+            "infer": answer.infer_us,
+            "total": answer.total_us,
+        },
+    }

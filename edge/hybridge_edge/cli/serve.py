@@ -1,0 +1,15 @@
+"""``hybridge-edge serve``."""
+
+from __future__ import annotations
+
+import argparse
+
+from hybridge_edge import settings
+from hybridge_edge.supervisor import Supervisor
+
+add_arguments = settings.add_arguments
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until SIGTERM. Returns the exit code."""
+    return Supervisor(settings.read(arguments)).run()

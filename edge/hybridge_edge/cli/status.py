@@ -1,0 +1,43 @@
+"""``hybridge-edge status``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from hybridge_edge.cli.talk import tell
+from hybridge_edge.contract.document import Reader, canonical
+from hybridge_edge.contract.report import ModelReport
+
+TIMEOUT_S = 10.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the server's whole answer")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show the running server's models, or everything with --json. Returns the exit code."""
+    reader, answer = tell(canonical({"verb": "status"}), TIMEOUT_S)
+    if arguments.json:
+        print(json.dumps(json.loads(answer), indent=2))
+        return 0
+    print(reader.object("server", _server))
+    models = reader.objects("models", ModelReport.read)
+    if not models:
+        print("no model yet: hybridge-edge activate PACKAGE, or deploy one")
+    for model in models:
+        reason = f"  {model.reason}" if model.reason else ""
+        print(
+            f"{model.model} {model.version}  {model.state.value}  epoch {model.epoch}  {model.provider or '-'}  "
+            f"{model.requests} requests, {model.failures} failed  {model.digest[:19]}{reason}"
+        )
+    return 0
+
+
+def _server(reader: Reader) -> str:
+    tcp, spool = reader.text("tcp"), reader.text("spool")
+    where = reader.text("inference") + (f" and {tcp}" if tcp else "")
+    uptime = f"up {reader.number('uptime_s'):.0f} s"
+    version, pid = reader.text("version"), reader.integer("pid")
+    return f"hybridge-edge {version}, pid {pid}, {uptime}, on {where}{', capturing into ' + spool if spool else ''}"

@@ -1,0 +1,67 @@
+"""What a hand-over means for a device, decided from what the store remembers. Pure: no files, no clock, no engine.
+
+| the hand-over                                        | becomes |
+|------------------------------------------------------|---------|
+| an epoch lower than the one obeyed                   | SUPERSEDED, or ALREADY where it asks for what runs |
+| the same epoch, another package                      | SUPERSEDED: one epoch asks for one thing |
+| a digest quarantined at this epoch or a later one    | QUARANTINED; only a higher epoch lifts it |
+| the digest that runs                                 | ALREADY; a higher epoch is remembered |
+| anything else                                        | ACTIVATE, STAGE or RETIRE |
+
+A refused package that is asked for again is tried again: what stood against it (a trust file, a full disk) may be gone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from hybridge_edge.contract.handover import Handover
+from hybridge_edge.contract.states import Mode
+from hybridge_edge.ledger import ModelRecord
+
+
+class Action(Enum):
+    """What the server does about a hand-over."""
+
+    ACTIVATE = "activate"
+    STAGE = "stage"
+    RETIRE = "retire"
+    ALREADY = "already"
+    SUPERSEDED = "superseded"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The action, and the reason where it is not simply done."""
+
+    action: Action
+    reason: str = ""
+
+
+def decide(record: ModelRecord, handover: Handover, resident: bool) -> Decision:
+    """Decide on a hand-over.
+
+    Args:
+        record: what the store remembers of the model.
+        resident: whether the digest asked for is the one that answers in memory right now.
+    """
+    wanted = record.wanted
+    if wanted is not None and handover.epoch < wanted.epoch:
+        if resident and handover.mode is Mode.ACTIVATE:
+            return Decision(Action.ALREADY)
+        return Decision(Action.SUPERSEDED, f"Epoch {handover.epoch} is superseded by epoch {wanted.epoch}.")
+    same_epoch = wanted is not None and handover.epoch == wanted.epoch
+    if same_epoch and wanted is not None and (handover.digest, handover.mode) != (wanted.digest, wanted.mode):
+        return Decision(
+            Action.SUPERSEDED, f"Epoch {handover.epoch} asked for {wanted.digest[:19]} ({wanted.mode.value}) already."
+        )
+    if handover.mode is Mode.RETIRE:
+        return Decision(Action.ALREADY if same_epoch and record.active is None else Action.RETIRE)
+    quarantine = record.quarantine_of(handover.digest)
+    if quarantine is not None and handover.epoch <= quarantine.epoch:
+        return Decision(Action.QUARANTINED, quarantine.reason)
+    if resident and handover.mode is Mode.ACTIVATE:
+        return Decision(Action.ALREADY)
+    return Decision(Action.STAGE if handover.mode is Mode.STAGE else Action.ACTIVATE)

@@ -1,0 +1,81 @@
+"""What runs a package's two graphs: load, run, close. One file a runtime under ``engines/``, imported when needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy
+from numpy.typing import NDArray
+
+from hybridge_edge.contract.errors import PackageRefused
+from hybridge_edge.package import Package
+
+Array = NDArray[Any]
+Arrays = Mapping[str, Array]
+
+NUMPY_TYPES: dict[str, numpy.dtype[Any]] = {
+    "BOOL": numpy.dtype(numpy.bool_),
+    "UINT8": numpy.dtype(numpy.uint8),
+    "UINT16": numpy.dtype("<u2"),
+    "UINT32": numpy.dtype("<u4"),
+    "UINT64": numpy.dtype("<u8"),
+    "INT8": numpy.dtype(numpy.int8),
+    "INT16": numpy.dtype("<i2"),
+    "INT32": numpy.dtype("<i4"),
+    "INT64": numpy.dtype("<i8"),
+    "FP16": numpy.dtype("<f2"),
+    "FP32": numpy.dtype("<f4"),
+    "FP64": numpy.dtype("<f8"),
+}
+"""Datatypes of the Open Inference Protocol as numpy has them, little-endian as on the wire."""
+DATATYPES: dict[numpy.dtype[Any], str] = {dtype: name for name, dtype in NUMPY_TYPES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineResult:
+    """What a run gave: features and outputs by name, batch first, and how long each graph took in microseconds."""
+
+    features: dict[str, Array]
+    outputs: dict[str, Array]
+    features_us: int
+    infer_us: int
+
+
+class Engine(Protocol):
+    """A loaded package. ``run`` may be called from several threads at once; ``close`` once, after the last run."""
+
+    provider: str
+
+    def run(self, inputs: Arrays) -> EngineResult:
+        """Run raw inputs (checked against the signature, batch first) through features and model."""
+        ...
+
+    def close(self) -> None:
+        """Free what the runtime holds."""
+        ...
+
+
+def load(package: Package, threads: int) -> Engine:
+    """Load the first variant of the package that this machine can run.
+
+    Args:
+        threads: intra-op threads a run may use.
+
+    Raises:
+        PackageRefused: no variant fits, a graph cannot be loaded, or its signature is not the manifest's (step load).
+    """
+    from hybridge_edge.engines import onnx
+
+    available = onnx.available_providers()
+    for variant in package.manifest.variants:
+        providers = tuple(provider for provider in variant.providers if provider in available)
+        if providers:
+            return onnx.OnnxEngine(package, variant, providers, threads)
+    wanted = ", ".join(sorted({name for variant in package.manifest.variants for name in variant.providers}))
+    raise PackageRefused(
+        f"No variant of {package.manifest.name} runs here: it needs {wanted}, this device has {', '.join(available)}.",
+        "Compile a variant for this device.",
+        step="load",
+    )

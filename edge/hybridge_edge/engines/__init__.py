@@ -1,0 +1,1 @@
+"""One inference runtime a file, imported when a package needs it."""

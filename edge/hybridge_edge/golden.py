@@ -1,0 +1,67 @@
+"""A package's own examination: inputs with known outputs, run on this device before it answers anybody."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy
+
+from hybridge_edge.contract.errors import HybridgeError, PackageRefused
+from hybridge_edge.engine import Array, Engine
+from hybridge_edge.package import Package
+from hybridge_edge.signature import Signature
+
+_COMPILE_AGAIN = "Compile the package again and compare it on a machine of this kind."
+
+
+def check_golden(package: Package, engine: Engine) -> None:
+    """Run the golden inputs and compare: |got - want| <= atol + rtol * |want| for every element.
+
+    Raises:
+        PackageRefused: step golden, with the output and its largest difference.
+    """
+    golden = package.manifest.golden
+    inputs = {tensor.name: _load(package, tensor.path) for tensor in golden.tensors if tensor.role == "input"}
+    wanted = {tensor.name: _load(package, tensor.path) for tensor in golden.tensors if tensor.role == "output"}
+    if not inputs or not wanted:
+        raise PackageRefused("The package brings no golden inputs and outputs.", _COMPILE_AGAIN, step="golden")
+    try:
+        Signature(package.manifest).check(inputs)
+        outputs = engine.run(inputs).outputs
+    except HybridgeError as error:
+        raise PackageRefused(f"The golden inputs do not fit: {error.message}", _COMPILE_AGAIN, step="golden") from None
+    except Exception as error:  # the runtime's own errors have no common root
+        raise PackageRefused(f"The golden inputs cannot be run: {error}", _COMPILE_AGAIN, step="golden") from None
+    for name, want in wanted.items():
+        _compare(name, outputs.get(name), want, golden.rtol, golden.atol)
+
+
+def _load(package: Package, path: str) -> Array:
+    try:
+        array: Array = numpy.load(io.BytesIO(package.read(path)), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise PackageRefused(f"{path} is not a plain numpy array: {error}", _COMPILE_AGAIN, step="golden") from None
+    return array
+
+
+def _compare(name: str, got: Array | None, want: Array, rtol: float, atol: float) -> None:
+    if got is None or got.shape != want.shape or got.dtype != want.dtype:
+        found = "nothing" if got is None else f"{got.dtype} {list(got.shape)}"
+        raise PackageRefused(
+            f"The golden output {name!r} is {want.dtype} {list(want.shape)}; the model gave {found}.",
+            _COMPILE_AGAIN,
+            step="golden",
+        )
+    if not numpy.allclose(got, want, rtol=rtol, atol=atol):
+        raise PackageRefused(
+            f"The golden output {name!r} differs by up to {_largest_difference(got, want):.3g}; rtol {rtol:g} and "
+            f"atol {atol:g} are allowed.",
+            _COMPILE_AGAIN,
+            step="golden",
+        )
+
+
+def _largest_difference(got: Array, want: Array) -> float:
+    difference: Any = numpy.abs(got.astype(numpy.float64) - want.astype(numpy.float64))
+    return float(numpy.max(difference))

@@ -1,0 +1,193 @@
+"""What the store remembers of each model: what runs, what ran before, what is wanted, what may not run. Format 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from hybridge_edge.contract import names
+from hybridge_edge.contract.document import Reader, canonical, parse
+from hybridge_edge.contract.errors import InvalidDocument
+from hybridge_edge.contract.handover import Handover
+from hybridge_edge.contract.states import Mode
+
+FORMAT = 1
+MAX_LEDGER_BYTES = 1024 * 1024
+MAX_MODELS = 64
+MAX_VERDICTS = 64
+"""Verdicts kept a model; the oldest is forgotten first."""
+MAX_HISTORY = 32
+MAX_REASON = 500
+
+
+def _mode(text: str) -> str:
+    if text not in {mode.value for mode in Mode}:
+        raise InvalidDocument(f"{text[:40]!r} is not a mode")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The last hand-over obeyed: a higher epoch replaces it, an equal one is a no-op."""
+
+    digest: str
+    rollout: str
+    epoch: int
+    mode: Mode
+
+    @classmethod
+    def of(cls, handover: Handover) -> Wanted:
+        return cls(handover.digest, handover.rollout, handover.epoch, handover.mode)
+
+    def to_json(self) -> dict[str, object]:
+        return {"digest": self.digest, "rollout": self.rollout, "epoch": self.epoch, "mode": self.mode.value}
+
+    @classmethod
+    def read(cls, reader: Reader) -> Wanted:
+        return cls(
+            reader.text("digest", check=names.digest),
+            reader.text("rollout"),
+            reader.integer("epoch"),
+            Mode(reader.text("mode", check=_mode)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a digest may not run, and the epoch at which that was found; a higher epoch lifts it."""
+
+    digest: str
+    version: str
+    reason: str
+    epoch: int
+
+    def to_json(self) -> dict[str, object]:
+        return {"digest": self.digest, "version": self.version, "reason": self.reason, "epoch": self.epoch}
+
+    @classmethod
+    def read(cls, reader: Reader) -> Verdict:
+        return cls(
+            reader.text("digest", check=names.digest),
+            reader.text("version"),
+            reader.text("reason"),
+            reader.integer("epoch"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A package by digest, with its version for people."""
+
+    digest: str
+    version: str
+
+    def to_json(self) -> dict[str, object]:
+        return {"digest": self.digest, "version": self.version}
+
+    @classmethod
+    def read(cls, reader: Reader) -> Installed:
+        return cls(reader.text("digest", check=names.digest), reader.text("version", check=names.version))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """One model of this device.
+
+    Attributes:
+        active: what answers; None before the first activation and once retired.
+        previous: what answered before, kept on disk to be put back.
+        trusted: the active digest has passed its first runs.
+        quarantined: crashed or rolled back here. refused: never got so far. history: activations, oldest first.
+    """
+
+    model: str
+    active: Installed | None = None
+    previous: Installed | None = None
+    wanted: Wanted | None = None
+    trusted: bool = False
+    quarantined: tuple[Verdict, ...] = ()
+    refused: tuple[Verdict, ...] = ()
+    history: tuple[Installed, ...] = ()
+
+    @property
+    def epoch(self) -> int:
+        return self.wanted.epoch if self.wanted else 0
+
+    def kept_digests(self) -> set[str]:
+        """Packages that garbage collection must leave."""
+        kept = {item.digest for item in (self.active, self.previous) if item is not None}
+        return kept | ({self.wanted.digest} if self.wanted and self.wanted.mode is not Mode.RETIRE else set())
+
+    def quarantine_of(self, digest: str) -> Verdict | None:
+        return next((verdict for verdict in self.quarantined if verdict.digest == digest), None)
+
+    def refusal_of(self, digest: str) -> Verdict | None:
+        return next((verdict for verdict in self.refused if verdict.digest == digest), None)
+
+    def activated(self, installed: Installed) -> ModelRecord:
+        """``installed`` answers from now on; verdicts on it are lifted."""
+        if self.active == installed:
+            return self
+        return replace(
+            self,
+            active=installed,
+            previous=self.active or self.previous,
+            trusted=False,
+            quarantined=_without(self.quarantined, installed.digest),
+            refused=_without(self.refused, installed.digest),
+            history=(*self.history, installed)[-MAX_HISTORY:],
+        )
+
+    def put_back(self, verdict: Verdict) -> ModelRecord:
+        """The active package is quarantined and the previous one answers, or nothing where there is none."""
+        quarantined = (*_without(self.quarantined, verdict.digest), verdict)[-MAX_VERDICTS:]
+        record = replace(self, quarantined=quarantined)
+        if self.active is None or self.active.digest != verdict.digest:
+            return record
+        history = self.history if self.previous is None else (*self.history, self.previous)[-MAX_HISTORY:]
+        return replace(record, active=self.previous, previous=None, trusted=True, history=history)
+
+    def with_refusal(self, verdict: Verdict) -> ModelRecord:
+        return replace(self, refused=(*_without(self.refused, verdict.digest), verdict)[-MAX_VERDICTS:])
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "model": self.model,
+            "active": [self.active.to_json()] if self.active else [],
+            "previous": [self.previous.to_json()] if self.previous else [],
+            "wanted": [self.wanted.to_json()] if self.wanted else [],
+            "trusted": self.trusted,
+            "quarantined": [verdict.to_json() for verdict in self.quarantined],
+            "refused": [verdict.to_json() for verdict in self.refused],
+            "history": [installed.to_json() for installed in self.history],
+        }
+
+    @classmethod
+    def read(cls, reader: Reader) -> ModelRecord:
+        return cls(
+            model=reader.text("model", check=names.model_name),
+            active=next(iter(reader.objects("active", Installed.read)), None),
+            previous=next(iter(reader.objects("previous", Installed.read)), None),
+            wanted=next(iter(reader.objects("wanted", Wanted.read)), None),
+            trusted=reader.boolean("trusted"),
+            quarantined=reader.objects("quarantined", Verdict.read),
+            refused=reader.objects("refused", Verdict.read),
+            history=reader.objects("history", Installed.read),
+        )
+
+
+def _without(verdicts: tuple[Verdict, ...], digest: str) -> tuple[Verdict, ...]:
+    return tuple(verdict for verdict in verdicts if verdict.digest != digest)
+
+
+def to_bytes(records: dict[str, ModelRecord]) -> bytes:
+    """The ledger's file content."""
+    return canonical({"format": FORMAT, "models": [records[name].to_json() for name in sorted(records)]})
+
+
+def from_bytes(data: bytes) -> dict[str, ModelRecord]:
+    """Read the ledger, or raise InvalidDocument."""
+    reader = parse(data, "store's ledger", MAX_LEDGER_BYTES)
+    reader.format(FORMAT)
+    records = reader.objects("models", ModelRecord.read)
+    reader.close()
+    return {record.model: record for record in records}

@@ -1,0 +1,109 @@
+"""The serving worker: ``python -m hybridge_edge.worker ALIVE SETTINGS``, started by the supervisor.
+
+Order of a start: store, last good models, capture, sockets, endpoint.json, activations cut off by a crash. Order of a
+stop: no new calls, running ones end, the management socket, the activation under way, the spool's last group.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from threading import Event, Thread
+
+from hybridge_edge import engine, runtime, trust
+from hybridge_edge.activation import Activation
+from hybridge_edge.contract.errors import HybridgeError
+from hybridge_edge.gate import Gate
+from hybridge_edge.lines import LineServer
+from hybridge_edge.management import Facts, Management
+from hybridge_edge.server import InferenceServer, quiet_grpc
+from hybridge_edge.service import Service
+from hybridge_edge.settings import ServeSettings
+from hybridge_edge.store import Store
+from hybridge_edge.version import installed_version
+
+_LOG = logging.getLogger(__name__)
+DRAIN_S = 5.0
+"""How long running calls may go on after SIGTERM."""
+
+
+def main() -> int:
+    """Serve until SIGTERM, or until the supervisor is gone. Returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    Thread(target=_watch, args=(int(sys.argv[1]), stop), name="supervisor-watch", daemon=True).start()
+    try:
+        serve(ServeSettings.from_json(sys.argv[2]), stop)
+    except HybridgeError as error:
+        print(f"hybridge-edge: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def serve(settings: ServeSettings, stop: Event) -> None:
+    """Run the server until ``stop`` is set; the caller holds the store's lock.
+
+    Raises:
+        Refused: the store, a socket or a port cannot be had.
+    """
+    quiet_grpc()
+    version = installed_version()
+    runtime_folder = runtime.folder()
+    changed = Event()
+    runs_at_once = max(1, (os.cpu_count() or 1) // settings.threads)
+    service = Service(Gate(runs_at_once), lambda model, digest: activation.proven(model, digest))
+    store = Store(settings.store)
+    activation = Activation(
+        store, service, trust.read_trust, lambda package: engine.load(package, settings.threads), changed.set
+    )
+    activation.restore()
+    socket = runtime_folder / runtime.INFERENCE_SOCKET
+    server = InferenceServer(service, socket, settings.tcp, version, lambda: _ready(store, service))
+    facts = Facts(version, f"unix:{socket}", server.tcp, str(settings.spool) if settings.captures else "")
+    management_socket = runtime_folder / runtime.MANAGEMENT_SOCKET
+    management = LineServer(management_socket, Management(service, store, activation, facts).answer)
+    _start_capture(service, settings)
+    try:
+        server.start()
+        management.start()
+        runtime.Endpoint(facts.inference, facts.tcp, str(management_socket), facts.spool, os.getpid()).write(
+            runtime_folder
+        )
+        _LOG.info("serving on %s%s", facts.inference, f" and {facts.tcp}" if facts.tcp else "")
+        activation.resume()
+        stop.wait()
+    finally:
+        server.stop(DRAIN_S)
+        management.close()
+        activation.close()
+        if service.capture is not None:
+            service.capture.close()
+
+
+def _ready(store: Store, service: Service) -> bool:
+    """Every model that should be active answers."""
+    return all(service.resident(record.model) for record in store.records().values() if record.active is not None)
+
+
+def _start_capture(service: Service, settings: ServeSettings) -> None:
+    if not settings.captures:
+        return
+    from hybridge_edge.capture import Capture, CapturePolicy
+
+    policy = CapturePolicy(settings.capture_share, settings.capture_confidence_below)
+    service.capture = Capture(policy, settings.spool, settings.spool_megabytes * 1024 * 1024)
+
+
+def _watch(alive: int, stop: Event) -> None:
+    """The pipe ends when the supervisor does, however it died."""
+    while os.read(alive, 1):
+        pass
+    stop.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
