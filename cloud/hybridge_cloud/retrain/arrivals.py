@@ -51,10 +51,11 @@ class Group:
 class Arrivals:
     """The new batches of one model. Used by one thread."""
 
-    __slots__ = ("_bucket", "_consumed", "_earlier", "_entries", "_new", "_refused", "model")
+    __slots__ = ("_bucket", "_consumed", "_earlier", "_entries", "_limit", "_new", "_refused", "model")
 
-    def __init__(self, bucket: Bucket, model: str) -> None:
+    def __init__(self, bucket: Bucket, model: str, limit: int = MAX_DATASET_BATCHES) -> None:
         self._bucket = bucket
+        self._limit = limit
         self.model = model
         self._new: dict[str, Arrival] = {}
         self._consumed: set[str] = set()
@@ -73,7 +74,7 @@ class Arrivals:
         Raises:
             Unavailable: the bucket does not answer; nothing was taken in.
         """
-        full = len(self._new) >= MAX_DATASET_BATCHES  # what is beyond is found by a sweep after the next dataset
+        full = len(self._new) >= self._limit  # what is beyond is found by a sweep after the next dataset
         if full or key in self._new or key in self._consumed or key in self._refused:
             return
         try:
@@ -87,6 +88,10 @@ class Arrivals:
             parsed = names.parse_batch_manifest_key(key)
             if parsed is not None and parsed[1] == self.model:
                 self.add(key)
+
+    def all(self) -> tuple[Arrival, ...]:
+        """The new batches, by key."""
+        return tuple(self._new[key] for key in sorted(self._new))
 
     def settle(self, datasets: Iterable[Dataset]) -> None:
         """Forget the batches that a dataset holds by now."""
@@ -131,6 +136,6 @@ class Arrivals:
         try:
             return frozenset(identities(read_batch(self._bucket, key)))
         except BatchRefused as refused:
-            # Altered after its dataset was made: the quality stage refuses that dataset; here it only cannot be compared.
+            # Altered after its dataset was made: the quality stage refuses that dataset; here it cannot be compared.
             self._refused[key] = quarantine.record(self._bucket, self.model, refused).reason
             return frozenset()

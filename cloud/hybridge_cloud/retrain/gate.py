@@ -72,9 +72,13 @@ class Gate:
         self._told: set[str] = set()
         self.arrivals = Arrivals(bucket, model)
 
-    def run(self, stop: threading.Event, *, until_started: bool = False, sweep_seconds: float = SWEEP_SECONDS) -> None:
-        """Turn until ``stop`` is set, or with ``until_started`` until this gate started an execution."""
-        next_sweep, pause = 0.0, 1.0
+    def run(self, stop: threading.Event, *, until_started: bool = False, sweep_seconds: float = SWEEP_SECONDS) -> bool:
+        """Turn until ``stop`` is set, or with ``until_started`` until this gate started an execution.
+
+        Returns:
+            Whether this gate started an execution.
+        """
+        next_sweep, pause, started = 0.0, 1.0, False
         while not stop.is_set():
             try:
                 if time.monotonic() >= next_sweep:
@@ -88,8 +92,10 @@ class Gate:
                 pause = min(2 * pause, MAX_PAUSE_SECONDS)
                 continue
             pause = 1.0
-            if until_started and any(started.here for started in turn.started):
-                return
+            started = started or any(found.here for found in turn.started)
+            if until_started and started:
+                break
+        return started
 
     def sweep(self) -> None:
         """Look at the whole bucket for batches whose events were lost."""

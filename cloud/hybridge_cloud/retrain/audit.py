@@ -1,0 +1,53 @@
+"""Do the labels contradict each other? Samples whose nearest neighbours all carry one other label are suspect.
+
+Returned windows of one exercise lie close together, so a label that was flipped stands alone among its neighbours. What
+this cannot see is a label that is wrong for a whole neighbourhood; the frozen slice is what guards against that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+NEIGHBOURS = 5
+MAX_AUDITED = 2000
+"""Samples that are compared with each other; of more, this many are drawn."""
+MINIMUM_AUDITED = 50
+"""Of fewer samples nothing can be said, and nothing is."""
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """How many of the audited samples are suspect."""
+
+    audited: int
+    suspects: int
+
+    @property
+    def share(self) -> float:
+        return self.suspects / self.audited if self.audited else 0.0
+
+
+def audit(features: dict[str, NDArray[np.float32]], labels: NDArray[np.int64]) -> Audit:
+    """Count suspects among samples: features by name, each (rows, ...), and (rows,) labels."""
+    rows = len(labels)
+    if rows < MINIMUM_AUDITED:
+        return Audit(0, 0)
+    if rows > MAX_AUDITED:
+        chosen = np.sort(np.random.default_rng(_SEED).choice(rows, MAX_AUDITED, replace=False))
+    else:
+        chosen = np.arange(rows)
+    flat = np.concatenate([features[name][chosen].reshape(len(chosen), -1) for name in sorted(features)], axis=1)
+    flat = flat.astype(np.float64)
+    spread = flat.std(axis=0)
+    flat = (flat - flat.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    own = labels[chosen]
+    squares = (flat**2).sum(axis=1)
+    distances = squares[:, None] + squares[None, :] - 2 * flat @ flat.T
+    np.fill_diagonal(distances, np.inf)
+    nearest = own[np.argpartition(distances, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]]
+    agree = (nearest == nearest[:, :1]).all(axis=1)
+    return Audit(len(own), int((agree & (nearest[:, 0] != own)).sum()))

@@ -1,0 +1,111 @@
+"""How a model's retraining stands: what came back, which datasets there are, and what became of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hybridge_cloud.data import labels, quarantine
+from hybridge_cloud.data.dataset import Dataset, DatasetShelf
+from hybridge_cloud.retrain import claim
+from hybridge_cloud.retrain.arrivals import Arrival, Arrivals
+from hybridge_cloud.retrain.verdicts import Evaluated, PublishedVersion, Quality
+from hybridge_edge.contract import names
+
+if TYPE_CHECKING:
+    from hybridge_cloud.aws.s3 import Bucket
+
+MAX_COUNTED_BATCHES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetStatus:
+    """One dataset and its run: ``execution`` works on it; ``duplicates`` executions ended without effect."""
+
+    dataset: Dataset
+    execution: str
+    claimed_by: str
+    duplicates: int
+    quality: Quality | None
+    evaluated: Evaluated | None
+    published: PublishedVersion | None
+
+    @property
+    def stands(self) -> str:
+        """In one word: how far it came."""
+        if self.published is not None:
+            return "published"
+        if self.evaluated is not None:
+            return "judged better" if self.evaluated.comparison.promote else "not promoted"
+        if self.quality is not None:
+            return "training" if self.quality.accepted else "refused"
+        if self.claimed_by:
+            return "claimed"
+        return "started" if self.execution else "waiting"
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnedCounts:
+    """Everything devices sent of a model: samples, each once; rows that repeated one; what is labelled.
+
+    Attributes:
+        by_device: samples per device. quarantined: batches that were refused.
+    """
+
+    batches: int
+    samples: int
+    duplicates: int
+    labelled: int
+    conflicts: int
+    by_device: dict[str, int]
+    quarantined: int
+
+
+def datasets(bucket: Bucket, model: str) -> tuple[DatasetStatus, ...]:
+    """Every dataset of a model, by number."""
+    found = []
+    for dataset in DatasetShelf(bucket, model).refresh():
+        start = claim.read_start(bucket, dataset.key)
+        found.append(
+            DatasetStatus(
+                dataset,
+                start[0].execution if start else "",
+                claim.claimed_by(bucket, dataset.key),
+                claim.duplicates(bucket, dataset.key),
+                Quality.read(bucket, dataset.key),
+                Evaluated.read(bucket, dataset.key),
+                PublishedVersion.read(bucket, dataset.key),
+            )
+        )
+    return tuple(found)
+
+
+def returned_samples(bucket: Bucket, model: str) -> tuple[Arrival, ...]:
+    """Every batch in the bucket that is what it says, whether or not a dataset holds it; the others are quarantined."""
+    arrivals = Arrivals(bucket, model, MAX_COUNTED_BATCHES)
+    arrivals.sweep()
+    return arrivals.all()
+
+
+def returned(bucket: Bucket, model: str) -> ReturnedCounts:
+    """Count everything that came back, by reading it."""
+    batches = returned_samples(bucket, names.model_name(model))
+    joined = labels.join(labels.load(bucket, labels.keys(bucket, model)))
+    samples = {
+        identity: sample
+        for batch in batches
+        for identity, sample in zip(batch.identities, batch.sample_ids, strict=True)
+    }
+    by_device: dict[str, int] = {}
+    for thing, _, _ in samples:
+        by_device[thing] = by_device.get(thing, 0) + 1
+    rows = sum(len(batch.identities) for batch in batches)
+    return ReturnedCounts(
+        batches=len(batches),
+        samples=len(samples),
+        duplicates=rows - len(samples),
+        labelled=sum(1 for sample in samples.values() if sample in joined.labels),
+        conflicts=len(set(joined.conflicts) & set(samples.values())),
+        by_device=dict(sorted(by_device.items())),
+        quarantined=len(quarantine.list_all(bucket, model)),
+    )

@@ -1,0 +1,112 @@
+"""A real account for the retraining's tests, and devices' batches as the uplink writes them."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hybridge_cloud.aws.s3 import Bucket
+from hybridge_cloud.sandbox.lifecycle import RunningSandbox, running
+from hybridge_edge.contract import names
+from hybridge_edge.contract.batch import BatchManifest
+from hybridge_edge.contract.document import sha256
+
+FEATURES_DIGEST = "sha256:" + "f" * 64
+BUILDSPECS = Path(__file__).parents[3] / "cloud" / "infra" / "buildspecs"
+BUILDSPEC = "version: 0.2\nphases:\n  build:\n    commands:\n      - 'true'\n"
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Iterator[RunningSandbox]:
+    """One account and control service for this folder's tests; the build project ``nothing`` does nothing."""
+    with tempfile.TemporaryDirectory(prefix="hyb") as temporary:
+        buildspecs = Path(temporary) / "buildspecs"
+        buildspecs.mkdir()
+        (buildspecs / "nothing.yml").write_text(BUILDSPEC)
+        for real in BUILDSPECS.glob("*.yml"):
+            shutil.copy(real, buildspecs)
+        with running(Path(temporary) / "s", str(buildspecs)) as sandbox:
+            before = dict(os.environ)
+            os.environ.update(sandbox.environment)
+            yield sandbox
+            os.environ.clear()
+            os.environ.update(before)
+
+
+@pytest.fixture
+def bucket(sandbox: RunningSandbox) -> Bucket:
+    return Bucket(sandbox.bucket)
+
+
+@dataclass(frozen=True)
+class Device:
+    """Writes batches as a device's uplink does: data first, manifest last."""
+
+    thing: str
+    model: str
+    put: Callable[[str, bytes], Any]
+    epoch: str = "e1"
+    features_digest: str = FEATURES_DIGEST
+
+    def batch(
+        self,
+        first: int,
+        count: int,
+        *,
+        arrays: dict[str, np.ndarray] | None = None,
+        data: bytes | None = None,
+        fields: dict[str, Any] | None = None,
+        features: np.ndarray | None = None,
+        ids: list[str] | None = None,
+    ) -> str:
+        """Commit a batch and return its manifest's key. ``arrays``, ``data`` and ``fields`` spoil it on purpose."""
+        seqs = np.arange(first, first + count, dtype=np.int64)
+        columns: dict[str, np.ndarray] = {
+            "sample_id": np.array(ids or [f"{self.thing}/{self.epoch}/{seq}" for seq in seqs]),
+            "seq": seqs,
+            "captured_at_ms": seqs * 20,
+            "version": np.full(count, "1.0.0"),
+            "reason": np.full(count, "random"),
+            "confidence": np.full(count, 0.5, dtype=np.float32),
+            "features.features": (features if features is not None else np.outer(seqs, np.ones(4)).astype(np.float32)),
+            "outputs.probabilities": np.full((count, 2), 0.5, dtype=np.float32),
+        }
+        columns.update(arrays or {})
+        stream = io.BytesIO()
+        np.savez(stream, **columns)  # type: ignore[arg-type]
+        body = stream.getvalue()
+        stem = f"{self.epoch}-{first:08d}-{sha256(body)[7:19]}"
+        manifest = {
+            "thing": self.thing,
+            "model": self.model,
+            "epoch": self.epoch,
+            "first_seq": first,
+            "last_seq": first + count - 1,
+            "count": count,
+            "features_digest": self.features_digest,
+            "versions": ("1.0.0",),
+            "data_key": names.batch_data_key(self.thing, self.model, stem),
+            "data_sha256": sha256(body),
+            "data_size": len(body),
+            "created_at_ms": 1,
+            **(fields or {}),
+        }
+        self.put(manifest["data_key"], body if data is None else data)
+        key = names.batch_manifest_key(self.thing, self.model, stem)
+        self.put(key, BatchManifest(**manifest).to_bytes())
+        return key
+
+
+@pytest.fixture
+def device(bucket: Bucket) -> Callable[..., Device]:
+    """Make a device: ``device("t1", "model-a")``."""
+    return lambda thing, model, **more: Device(thing, model, bucket.put, **more)
