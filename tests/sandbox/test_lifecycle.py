@@ -256,3 +256,16 @@ def test_running_refuses_a_folder_that_is_locked(folder: SandboxFolder) -> None:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(Refused), running(folder.root):
             pass
+
+
+def test_a_sandbox_of_a_program_that_is_killed_ends_with_it(folder: SandboxFolder) -> None:
+    program = f"""
+import os, signal
+from pathlib import Path
+from hybridge_cloud.sandbox.lifecycle import running
+with running(Path({str(folder.root)!r})):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
+    assert processes.wait_until(lambda: lifecycle.status(folder).state == "down", 20)
+    assert not lifecycle.status(folder).processes

@@ -96,14 +96,19 @@ def device_add(
     fleet: Annotated[str, typer.Option(help="The fleet it joins.")],
     mode: Annotated[str, typer.Option(help="Which nucleus it behaves as: classic or lite.")] = "classic",
     ring: Annotated[int | None, typer.Option(help="Its ring, 0 to 3; else by a hash of its name.")] = None,
+    trust: Annotated[
+        Path | None, typer.Option(envvar="HYBRIDGE_TRUST", help="Whose packages it believes: a trust file.")
+    ] = None,
     folder: Folder = None,
 ) -> None:
     """Register a core device, start it, and wait until it has reported its health."""
     from hybridge_cloud.sandbox import devices
     from hybridge_cloud.sandbox.folder import locate
+    from hybridge_edge.trust import read_trust
 
     chosen = locate(folder)
-    added = devices.add(chosen, _ports(chosen), name, fleet, mode, ring, _say)
+    believed = read_trust(trust) if trust is not None else None
+    added = devices.add(chosen, _ports(chosen), name, fleet, mode, ring, believed, _say)
     typer.echo(f"Device {added.name} runs in {added.groups[0]}.")
 
 
@@ -117,6 +122,18 @@ def device_list(folder: Folder = None) -> None:
     for entry in devices.registered(chosen):
         running = "running" if devices.process(chosen, entry.name) else "stopped"
         typer.echo(f"{entry.name}\t{entry.fleet}\t{entry.groups[0]}\t{entry.mode}\t{running}")
+
+
+@device.command("env")
+def device_env(name: Name, folder: Folder = None) -> None:
+    """Print export lines that lead hybridge-edge and other clients of a shell to one device."""
+    import shlex
+
+    from hybridge_cloud.sandbox import devices
+    from hybridge_cloud.sandbox.folder import locate
+
+    for key, value in devices.environment(locate(folder), name).items():
+        typer.echo(f"export {key}={shlex.quote(value)}")
 
 
 @device.command("remove")

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from hybridge_cloud.sandbox import processes
+from hybridge_cloud.sandbox import logs, processes
 from hybridge_cloud.sandbox.folder import HOST, REGION, Ports, SandboxFolder
 from hybridge_edge.contract.errors import Unavailable
 
@@ -62,7 +62,7 @@ def start(folder: SandboxFolder, ports: Ports) -> subprocess.Popen[bytes]:
     }
     for name in ("s3", "state", "tmp"):
         (folder.account / name).mkdir(mode=0o700, exist_ok=True)
-    log = processes.open_log(folder.logs / "account.log")
+    log = logs.open_log(folder.logs / "account.log")
     try:
         # -P: this folder's own modules must not shadow what the account imports.
         return subprocess.Popen(

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from botocore.exceptions import ClientError
 
+from hybridge_cloud.fleet.rings import ring_of
 from hybridge_cloud.sandbox import processes, provision, things
+from hybridge_cloud.sandbox.device.__main__ import TRUST_FILE
+from hybridge_cloud.sandbox.device.layout import Layout
+from hybridge_cloud.sandbox.device.mode import Mode, limits_of
 from hybridge_cloud.sandbox.folder import Ports, Recorded, SandboxFolder
-from hybridge_edge import durable
+from hybridge_edge import durable, runtime
 from hybridge_edge.contract import names
 from hybridge_edge.contract.errors import Conflict, InvalidDocument, ModelNotFound, Unavailable, UsageError
+from hybridge_edge.contract.trust_document import TRUST_VARIABLE, TrustDocument
 
 FORMAT = 1
 MODES = ("classic", "lite")
 SENSORS_THING = "hybridge-sensors"
 HEALTH_SECONDS = 90.0
 STOP_SECONDS = 40.0
-RING_SHARES = (0.01, 0.10, 0.50, 1.0)
-"""Rings 0 to 3 hold up to this share of a fleet (design, decision 8)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,29 @@ def read(path: Path) -> Device:
 
 def registered(folder: SandboxFolder) -> list[Device]:
     """Every registered device, by name."""
-    return [read(path) for path in sorted(folder.devices.glob("*/device.json"))]
+    found = []
+    for path in sorted(folder.devices.glob("*/device.json")):
+        try:
+            found.append(read(path))
+        except FileNotFoundError:
+            continue  # removed since it was listed
+    return found
+
+
+def environment(folder: SandboxFolder, name: str) -> dict[str, str]:
+    """What lets a program outside Greengrass find a device: its runtime folder, its trust file.
+
+    Raises:
+        ModelNotFound: no such device.
+    """
+    home = folder.device(names.thing_name(name))
+    if not (home / "device.json").exists():
+        raise ModelNotFound(f"There is no device {name}.", "See 'hybridge sandbox device list'.")
+    layout = Layout(home.resolve(), limits_of(Mode(read(home / "device.json").mode)).socket_name)
+    return {
+        "HYBRIDGE_RUNTIME_DIR": str(runtime.of_nucleus(str(layout.socket()))),
+        TRUST_VARIABLE: str(home.resolve() / TRUST_FILE),
+    }
 
 
 def process(folder: SandboxFolder, name: str) -> Recorded | None:
@@ -89,14 +113,6 @@ def process(folder: SandboxFolder, name: str) -> Recorded | None:
     return found if processes.alive(found) else None
 
 
-def ring_of(name: str, rings_taken: Iterable[int]) -> int:
-    """The ring of a new device: by a hash of its name, but ring 0 while that is empty."""
-    if 0 not in set(rings_taken):
-        return 0
-    share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-    return next(ring for ring, limit in enumerate(RING_SHARES) if share < limit)
-
-
 def add(
     folder: SandboxFolder,
     ports: Ports,
@@ -104,9 +120,13 @@ def add(
     fleet: str,
     mode: str,
     ring: int | None,
+    trust: TrustDocument | None,
     say: Callable[[str], None],
 ) -> Device:
     """Register a device, let the keeper start it, and wait until it has reported its health.
+
+    Args:
+        trust: whose packages it believes; None: it believes none.
 
     Raises:
         Conflict: a device of that name exists. Unavailable: it did not report in time.
@@ -122,10 +142,12 @@ def add(
         raise Conflict(
             f"Device {name} is registered already.", f"Use another name, or 'hybridge sandbox device remove {name}'."
         )
-    chosen = ring_of(name, (device.ring for device in existing if device.fleet == fleet)) if ring is None else ring
+    chosen = ring_of(name, {device.name: device.ring for device in existing if device.fleet == fleet}, ring)
     device = Device(name, fleet, chosen, (names.ring_group(fleet, chosen),), mode)
     folder.device(name).mkdir(mode=0o700, exist_ok=True)
     say(f"registering {name} in {device.groups[0]}")
+    if trust is not None:
+        durable.write(folder.device(name) / TRUST_FILE, trust.to_bytes())
     enrol(folder, ports, device)
     device.write(folder)  # the keeper starts what has a device.json
     say("waiting for its first health report")

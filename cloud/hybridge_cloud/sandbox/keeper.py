@@ -1,7 +1,7 @@
 """The keeper: the one process that owns a sandbox. It holds the folder's lock, starts the others, restarts what dies
 and stops them in order.
 
-    python -m hybridge_cloud.sandbox.keeper --dir DIR --ready-descriptor N [--buildspecs FOLDER]
+    python -m hybridge_cloud.sandbox.keeper --dir DIR --ready-descriptor N [--buildspecs FOLDER] [--owner PID]
 
 On the ready descriptor it writes one JSON line: ``{"ok": true}``, or ``{"ok": false, "message", "remedy"}``.
 """
@@ -22,12 +22,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from hybridge_cloud.sandbox import account, devices, processes, provision
+from hybridge_cloud.sandbox import account, devices, logs, processes, provision
 from hybridge_cloud.sandbox.folder import HOST, Recorded, SandboxFolder, State, process_environment
 from hybridge_edge import durable
 from hybridge_edge.contract.errors import HybridgeError, Refused, Unavailable
 
 TICK_SECONDS = 0.2
+LOG_SECONDS = 10.0
+"""How often logs are looked at for their size."""
 CONTROL_READY_SECONDS = 60.0
 DEVICE_GRACE_SECONDS = 30.0
 SERVICE_GRACE_SECONDS = 15.0
@@ -50,8 +52,9 @@ class Kept:
 class Keeper:
     """The processes of one sandbox."""
 
-    def __init__(self, folder: SandboxFolder, buildspecs: str) -> None:
+    def __init__(self, folder: SandboxFolder, buildspecs: str, owner: Recorded | None) -> None:
         self.folder = folder
+        self.owner = owner
         previous = folder.read()
         self.buildspecs = buildspecs or (previous.buildspecs if previous else "")
         self.ports = previous.ports if previous else processes.free_ports()
@@ -76,10 +79,14 @@ class Keeper:
         self._record("up")
 
     def tend(self) -> None:
-        """Restart what ended, start devices that were added and stop those that were removed, until told to stop."""
-        while not self.stopping:
+        """Restart what ended, start devices that were added and stop those that were removed, until told to stop or without owner."""
+        bounded_at = time.monotonic()
+        while not self.stopping and (self.owner is None or processes.alive(self.owner)):
             self._tend_services()
             self._tend_devices()
+            if time.monotonic() - bounded_at > LOG_SECONDS:
+                logs.bound(self.folder.logs)
+                bounded_at = time.monotonic()
             time.sleep(TICK_SECONDS)
 
     def stop(self) -> None:
@@ -120,7 +127,7 @@ class Keeper:
         return child
 
     def _spawn(self, command: list[str], log_name: str) -> subprocess.Popen[bytes]:
-        log = processes.open_log(self.folder.logs / f"{log_name}.log")
+        log = logs.open_log(self.folder.logs / f"{log_name}.log")
         try:
             return subprocess.Popen(
                 command,
@@ -233,6 +240,7 @@ def main() -> int:
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--ready-descriptor", type=int, required=True)
     parser.add_argument("--buildspecs", default="")
+    parser.add_argument("--owner", type=int, help="stop when this process ends")
     options = parser.parse_args()
     folder = SandboxFolder(options.dir)
     folder.make()
@@ -246,7 +254,7 @@ def main() -> int:
     with os.fdopen(options.ready_descriptor, "w") as ready:
         try:
             held = lock(folder)
-            keeper = Keeper(folder, options.buildspecs)
+            keeper = Keeper(folder, options.buildspecs, processes.recorded(options.owner) if options.owner else None)
             signal.signal(signal.SIGTERM, told_to_stop)
             signal.signal(signal.SIGINT, told_to_stop)
             keeper.start()
@@ -261,6 +269,9 @@ def main() -> int:
         ready.write('{"ok": true}\n')
     try:
         keeper.tend()
+    except HybridgeError as error:
+        print(f"keeper: giving up: {error}", flush=True)
+        return 1
     finally:
         keeper.stop()
         os.close(held)

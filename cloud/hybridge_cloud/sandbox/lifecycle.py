@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hybridge_cloud.sandbox import devices, processes
+from hybridge_cloud.sandbox import devices, logs, processes
 from hybridge_cloud.sandbox.folder import BUCKET, Ports, Recorded, SandboxFolder, State, environment
 from hybridge_edge.contract.errors import Refused, Unavailable
 
@@ -52,8 +52,12 @@ def status(folder: SandboxFolder) -> SandboxStatus:
     return SandboxStatus(folder, state == "up", state, recorded.ports, running, listed)
 
 
-def up(folder: SandboxFolder, buildspecs: str = "") -> bool:
+def up(folder: SandboxFolder, buildspecs: str = "", owner: int | None = None) -> bool:
     """Start the sandbox of a folder.
+
+    Args:
+        buildspecs: folder of build projects; else the one of last time, else the checkout's.
+        owner: a process with whose end the sandbox shall end too.
 
     Returns:
         True where it was started, False where it was up already.
@@ -66,9 +70,10 @@ def up(folder: SandboxFolder, buildspecs: str = "") -> bool:
         return False
     folder.make()
     reading, writing = os.pipe()
-    log = processes.open_log(folder.logs / "keeper.log")
+    log = logs.open_log(folder.logs / "keeper.log")
     command = [sys.executable, "-m", "hybridge_cloud.sandbox.keeper", "--dir", str(folder.root)]
     command += ["--ready-descriptor", str(writing), *(["--buildspecs", buildspecs] if buildspecs else [])]
+    command += ["--owner", str(owner)] if owner is not None else []
     try:
         keeper = subprocess.Popen(
             command,
@@ -151,12 +156,12 @@ class RunningSandbox:
 def running(folder: Path | None = None, buildspecs: str = "") -> Iterator[RunningSandbox]:
     """A sandbox for the length of a ``with``, down again afterwards. Without a folder, in a short temporary one.
 
-    For tests: ``with running() as sandbox: boto3.client("s3", ...)`` with ``sandbox.environment`` in ``os.environ``.
+    It ends with this process, however that ends. For tests: ``with running() as sandbox: boto3.client("s3", ...)`` with ``sandbox.environment`` in ``os.environ``.
     """
     with tempfile.TemporaryDirectory(prefix="hyb", ignore_cleanup_errors=True) as temporary:
         chosen = SandboxFolder(folder or Path(temporary) / "s")
         chosen.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        up(chosen, buildspecs)
+        up(chosen, buildspecs, owner=os.getpid())
         recorded = chosen.read()
         assert recorded is not None
         try:

@@ -14,8 +14,6 @@ from hybridge_edge.contract.errors import Refused
 
 POLL_SECONDS = 0.05
 KILL_WAIT_SECONDS = 5.0
-LOG_LIMIT_BYTES = 10 * 1024 * 1024
-"""A log larger than this is set aside (one generation) when its process starts."""
 _IPC_VARIABLE = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
 
 
@@ -115,11 +113,3 @@ def check_ports(ports: Ports, folder: SandboxFolder) -> None:
                     f"Port {port}, which this sandbox uses for {name}, is taken by another program.",
                     f"End that program, or remove {folder.state_file} so that new ports are chosen.",
                 ) from None
-
-
-def open_log(path: Path) -> int:
-    """A descriptor that appends to a log; one that has grown too large is set aside first."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
-        path.replace(path.with_name(path.name + ".1"))
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

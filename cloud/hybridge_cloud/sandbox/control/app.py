@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -103,8 +104,15 @@ def build(greengrass: Service, pipelines: Service, deployments: Deployments, cor
             return _response(greengrass.failure(error))
         return JSONResponse({})
 
+    async def account_gone(_request: Request, error: Exception) -> Response:
+        # A 500 makes boto3, and a device, try again: the keeper starts an account that died within seconds.
+        return _response(
+            greengrass.failure(ServiceError("InternalServerException", f"The embedded account did not answer: {error}"))
+        )
+
     device = "/sandbox/coreDevices/{thing}"
     return Starlette(
+        exception_handlers={BotoCoreError: account_gone, ClientError: account_gone},
         routes=[
             Route("/sandbox/ready", ready),
             Route(f"{device}/jobs/next", next_job),
@@ -112,7 +120,7 @@ def build(greengrass: Service, pipelines: Service, deployments: Deployments, cor
             Route(f"{device}/health", health, methods=["POST"]),
             Route("/greengrass/v2/coreDevices/{thing}/thingGroups", thing_groups),
             Route("/{path:path}", amazon, methods=["GET", "POST", "PUT", "DELETE"]),
-        ]
+        ],
     )
 
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from hybridge_cloud.sandbox import processes
+from hybridge_cloud.sandbox import logs, processes
 from hybridge_cloud.sandbox.folder import Recorded
 
 TIMEOUT_SECONDS = 3600
@@ -89,38 +88,38 @@ def unpack(archive: Path, folder: Path) -> None:
 
 def run(
     project: Project,
-    source: Path,
+    folder: Path,
     variables: dict[str, str],
     log: Path,
     began: Callable[[Recorded], None],
     stopping: Callable[[], bool],
 ) -> None:
-    """Run the phases in ``source``; ``post_build`` runs too once ``build`` was reached, as CodeBuild does it.
+    """Run the phases in ``folder/src``; ``post_build`` runs too once ``build`` was reached, as CodeBuild does it.
 
     Args:
-        variables: the action's, which win over the project's. log: where both outputs go.
-        began: told the process, so that it can be found after kill -9. stopping: whether the service is going down.
+        folder: the build's own, with its source in ``src``. variables: the action's, which win over the project's.
+        log: where both outputs go. began: told each process, so that it can be found after kill -9.
+        stopping: whether the service is going down.
 
     Raises:
         BuildFailed: a command failed, time ran out, or the service stops.
     """
-    with tempfile.TemporaryDirectory(prefix="hyb-build") as state:
-        reached, exported = Path(state) / "build", Path(state) / "exported"
-        kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
-        environment = {**kept, "PATH": path, **project.variables, **variables, "CODEBUILD_SRC_DIR": str(source)}
-        lines = [f"trap 'export -p > \"{exported}\"' EXIT"]
-        for phase, commands in project.phases:
-            lines += [f": > '{reached}'"] if phase == "build" else []
-            lines += [f"echo '[Container] Entering phase {phase}'", *commands]
-        failure = _bash("\n".join(lines), source, environment, log, began, stopping)
-        if project.post and reached.exists():
-            environment["CODEBUILD_BUILD_SUCCEEDING"] = "0" if failure else "1"
-            lines = [f"source '{exported}'", "echo '[Container] Entering phase post_build'", *project.post]
-            afterwards = _bash("\n".join(lines), source, environment, log, began, stopping)
-            failure = failure or afterwards
-        if failure:
-            raise BuildFailed(failure)
+    source, reached, exported = folder / "src", folder / "reached-build", folder / "exported"
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
+    environment = {**kept, "PATH": path, **project.variables, **variables, "CODEBUILD_SRC_DIR": str(source)}
+    lines = [f"trap 'export -p > \"{exported}\"' EXIT"]
+    for phase, commands in project.phases:
+        lines += [f": > '{reached}'"] if phase == "build" else []
+        lines += [f"echo '[Container] Entering phase {phase}'", *commands]
+    failure = _bash("\n".join(lines), source, environment, log, began, stopping)
+    if project.post and reached.exists():
+        environment["CODEBUILD_BUILD_SUCCEEDING"] = "0" if failure else "1"
+        lines = [f"source '{exported}'", "echo '[Container] Entering phase post_build'", *project.post]
+        afterwards = _bash("\n".join(lines), source, environment, log, began, stopping)
+        failure = failure or afterwards
+    if failure:
+        raise BuildFailed(failure)
 
 
 def _bash(
@@ -132,7 +131,7 @@ def _bash(
     stopping: Callable[[], bool],
 ) -> str:
     """Run a script with ``bash -eu``; returns why it failed, or ""."""
-    descriptor = processes.open_log(log)
+    descriptor = logs.open_log(log)
     try:
         child = subprocess.Popen(
             ["bash", "-eu", "-c", script],

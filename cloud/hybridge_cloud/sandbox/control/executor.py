@@ -34,6 +34,7 @@ class Executor:
         self._account = account
         self._folder = folder
         self._buildspecs = buildspecs
+        self._work = folder.control / "builds"
         self._threads: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -44,6 +45,7 @@ class Executor:
             if run["pid"] and processes.alive(Recorded(run["pid"], run["pid_started"])):
                 build.end_session(run["pid"])
             self._finish_action(run["id"], "Failed", KILLED)
+        shutil.rmtree(self._work, ignore_errors=True)  # of builds that were killed
         for row in self._store.rows("SELECT * FROM executions WHERE status = 'InProgress' AND begun = 1"):
             self._finish(row["id"], "Failed", KILLED)
         self.wake()
@@ -87,7 +89,8 @@ class Executor:
         if declared is None:
             self._finish(row["id"], "Failed", "The pipeline was deleted.")
             return
-        with tempfile.TemporaryDirectory(prefix="hyb-artifacts", dir=self._folder.control) as artifacts:
+        self._work.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="artifacts-", dir=self._work) as artifacts:
             for stage in json.loads(declared["structure"])["stages"]:
                 for action in structure.ordered(stage):
                     if failure := self._action(row, stage["name"], action, Path(artifacts)):
@@ -157,9 +160,10 @@ class Executor:
             raise build.BuildFailed(f"Nothing gives #{{{error.args[0]}}} a value.") from None
         variables["CODEBUILD_BUILD_ID"] = external
         variables["CODEBUILD_INITIATOR"] = f"codepipeline/{row['pipeline']}"
-        folder = Path(tempfile.mkdtemp(prefix="hyb-source"))
+        folder = Path(tempfile.mkdtemp(prefix="build-", dir=self._work))
+        (folder / "src").mkdir()
         try:
-            build.unpack(artifacts / action["inputArtifacts"][0]["name"], folder)
+            build.unpack(artifacts / action["inputArtifacts"][0]["name"], folder / "src")
             log = self._folder.logs / "builds" / f"{external.replace(':', '-')}.log"
             build.run(project, folder, variables, log, lambda process: self._began(run, process), self._stopping.is_set)
         finally:

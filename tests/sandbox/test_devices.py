@@ -1,0 +1,84 @@
+"""A real core device of the sandbox: added, deployed to, killed, removed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridge_cloud.sandbox import devices, lifecycle, processes
+from hybridge_cloud.sandbox.lifecycle import RunningSandbox, running
+from hybridge_edge.contract.errors import Conflict, InvalidName, ModelNotFound, UsageError
+
+GROUP = "arn:aws:iot:us-east-1:000000000000:thinggroup/shop-r0"
+
+
+def effective(greengrass: Any, thing: str) -> list[str]:
+    listed = greengrass.list_effective_deployments(coreDeviceThingName=thing)["effectiveDeployments"]
+    return [entry["coreDeviceExecutionStatus"] for entry in listed]
+
+
+def running_state(greengrass: Any, thing: str) -> list[tuple[str, str]]:
+    listed = greengrass.list_installed_components(coreDeviceThingName=thing)["installedComponents"]
+    return [(entry["componentName"], entry["lifecycleState"]) for entry in listed]
+
+
+def test_a_device_is_added_deployed_to_killed_and_removed(
+    make_clients: Callable[[RunningSandbox], Callable[[str], Any]], make_recipe: Callable[..., bytes]
+) -> None:
+    said: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="hyb") as made, running(Path(made)) as sandbox:
+        folder, ports = sandbox.folder, sandbox.ports
+        greengrass = make_clients(sandbox)("greengrassv2")
+        added = devices.add(folder, ports, "till", "shop", "classic", None, None, said.append)
+        assert (added.ring, added.groups) == (0, ("shop-r0",))
+        assert said
+        assert greengrass.get_core_device(coreDeviceThingName="till")["status"] == "HEALTHY"
+        with pytest.raises(Conflict):
+            devices.add(folder, ports, "till", "shop", "classic", None, None, said.append)
+
+        recipe = make_recipe("tests.Long", "1.0.0").replace(b"echo up", b"exec sleep 600")
+        greengrass.create_component_version(inlineRecipe=recipe)
+        greengrass.create_deployment(targetArn=GROUP, components={"tests.Long": {"componentVersion": "1.0.0"}})
+        assert processes.wait_until(lambda: effective(greengrass, "till") == ["SUCCEEDED"], 30)
+        assert processes.wait_until(lambda: running_state(greengrass, "till") == [("tests.Long", "RUNNING")], 10)
+
+        before = devices.process(folder, "till")
+        (component,) = processes.component_processes(folder, ports)
+        assert before is not None
+        os.kill(before.pid, signal.SIGKILL)
+        assert processes.wait_until(lambda: devices.process(folder, "till") not in (None, before), 20)
+        assert processes.wait_until(
+            lambda: [one for one in processes.component_processes(folder, ports) if one != component] != [], 20
+        )
+        assert not processes.alive(component)
+
+        devices.remove(folder, ports, "till")
+        assert devices.registered(folder) == []
+        assert processes.component_processes(folder, ports) == []
+        assert [entry["coreDeviceThingName"] for entry in greengrass.list_core_devices()["coreDevices"]] == []
+        with pytest.raises(ModelNotFound):
+            devices.remove(folder, ports, "till")
+    assert lifecycle.status(folder).processes == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "fleet", "mode", "ring", "kind"),
+    [
+        ("a b", "shop", "classic", None, InvalidName),
+        ("till", "shop/1", "classic", None, InvalidName),
+        ("till", "shop", "full", None, UsageError),
+        ("till", "shop", "lite", 4, UsageError),
+    ],
+)
+def test_a_device_that_cannot_be_is_refused_before_anything_is_made(
+    sandbox: RunningSandbox, name: str, fleet: str, mode: str, ring: int | None, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind):
+        devices.add(sandbox.folder, sandbox.ports, name, fleet, mode, ring, None, lambda _line: None)
+    assert list(sandbox.folder.devices.iterdir()) == []
