@@ -7,9 +7,8 @@ from collections.abc import Mapping
 
 from hybridge_edge.contract import names
 
-SHARES = (1, 10, 50, 100)
-"""Ring i holds the devices whose place is below SHARES[i] per cent, and not below that of the ring before."""
-_PLACES = 10_000
+SHARES = (0.01, 0.10, 0.50, 1.0)
+"""Ring i holds the devices whose place, from 0 to 1, is below SHARES[i] and not below that of the ring before."""
 
 
 def ring_of(device: str, existing: Mapping[str, int], pinned: int | None = None) -> int:
@@ -27,5 +26,5 @@ def ring_of(device: str, existing: Mapping[str, int], pinned: int | None = None)
         return pinned
     if 0 not in existing.values():
         return 0
-    place = int.from_bytes(hashlib.sha256(names.thing_name(device).encode()).digest()[:8], "big") % _PLACES
-    return next(ring for ring, share in enumerate(SHARES) if place * 100 < share * _PLACES)
+    place = int.from_bytes(hashlib.sha256(names.thing_name(device).encode()).digest()[:8], "big") / 2**64
+    return next((ring for ring, share in enumerate(SHARES) if place < share), len(SHARES) - 1)
