@@ -12,6 +12,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,12 +47,11 @@ class Recording:
 def load() -> tuple[Recording, ...]:
     """All 140 recordings in the source's order. Raises Refused where the data is missing or not the expected file."""
     cached = cache_folder() / f"watch-{SOURCE_SHA256[:12]}.npz"
-    if not cached.is_file():
+    try:
+        return _read(cached)
+    except (OSError, ValueError, KeyError, BadZipFile):  # not there yet, or damaged: made again from the source
         _convert(_source(), cached)
-    with np.load(cached, allow_pickle=False) as data:
-        values, ends, exercise, person = (data[name] for name in ("values", "ends", "exercise", "person"))
-    parts = np.split(values, ends[:-1])
-    return tuple(Recording(n, parts[n], int(exercise[n]), int(person[n])) for n in range(len(parts)))
+        return _read(cached)
 
 
 def cut(recording: Recording, begin: float, end: float, hop: int) -> list[tuple[str, NDArray[np.float32]]]:
@@ -59,6 +59,13 @@ def cut(recording: Recording, begin: float, end: float, hop: int) -> list[tuple[
     first, last = int(begin * len(recording.values)), int(end * len(recording.values))
     starts = range(first, last - WINDOW_STEPS + 1, hop)
     return [(f"watch/{recording.number}/{start}", recording.values[start : start + WINDOW_STEPS]) for start in starts]
+
+
+def _read(plain: Path) -> tuple[Recording, ...]:
+    with np.load(plain, allow_pickle=False) as data:
+        values, ends, exercise, person = (data[name] for name in ("values", "ends", "exercise", "person"))
+    parts = np.split(values, ends[:-1])
+    return tuple(Recording(n, parts[n], int(exercise[n]), int(person[n])) for n in range(len(parts)))
 
 
 def _source() -> Path:

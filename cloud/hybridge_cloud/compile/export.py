@@ -15,6 +15,7 @@ from torch import nn
 
 from hybridge_cloud.training.loop import Answering, reproducible, run_module
 from hybridge_cloud.training.task import Arrays, Task
+from hybridge_edge.arrays import to_tensor
 from hybridge_edge.contract.errors import Refused
 from hybridge_edge.contract.manifest import MAX_BATCH_LIMIT
 
@@ -45,7 +46,10 @@ def export_model(task: Task, module: nn.Module, features: Arrays) -> bytes:
 
 def _export(module: nn.Module, arrays: Arrays, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> bytes:
     given = [arrays[name][:EXAMPLE_ROWS] for name in inputs]
-    run_module(module, outputs, given)  # the module's own errors come first, and in plain words
+    # The module's own errors come first, in plain words; so do types no signature has, such as complex numbers, which
+    # the exporter would quietly turn into a last axis of two.
+    for name, array in run_module(module, outputs, given).items():
+        to_tensor(name, array)
     rows = torch.export.Dim("batch", min=1, max=MAX_BATCH_LIMIT)
     # One entry for a module of *tensors, one per tensor for a module of named arguments.
     shapes: list[Any] = [{0: rows} for _ in given]

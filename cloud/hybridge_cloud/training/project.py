@@ -18,7 +18,7 @@ from hybridge_edge.contract.document import Reader
 from hybridge_edge.contract.errors import Refused, UsageError
 
 PROJECT_FILE = "project.toml"
-SOURCE_TYPES = frozenset({".py", ".toml", ".json", ".md", ".txt"})
+SOURCE_TYPES = frozenset({".py", ".toml", ".json"})
 MAX_SOURCE_BYTES = 1024 * 1024
 MAX_SOURCES = 64
 
@@ -71,7 +71,7 @@ class Project:
         return found()
 
     def sources(self) -> dict[str, bytes]:
-        """The project's own files by name: code, configuration, text. What a run keeps a copy of."""
+        """The project's own files by name, code and configuration: what a run keeps a copy of."""
         paths = [p for p in sorted(self.folder.iterdir()) if p.suffix in SOURCE_TYPES and p.is_file()]
         if len(paths) > MAX_SOURCES or sum(p.stat().st_size for p in paths) > MAX_SOURCE_BYTES:
             raise Refused(
@@ -141,8 +141,11 @@ def _import(folder: Path, file: str) -> ModuleType:
         raise Refused(f"{file}.py cannot be imported.", f"Correct `task` in {PROJECT_FILE}.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
+    writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a run's copy stays as it was written
     try:
         spec.loader.exec_module(module)
     except (ImportError, SyntaxError) as error:
         raise Refused(f"{file}.py cannot be imported: {error}.", "Correct the project's code.") from error
+    finally:
+        sys.dont_write_bytecode = writes_bytecode
     return module

@@ -14,7 +14,9 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ from torch import nn
 
 from hybridge_cloud.training.loop import TrainConfig
 from hybridge_cloud.training.output_folder import output_folder
-from hybridge_cloud.training.project import Project, load_project
+from hybridge_cloud.training.project import Project, digest_of_sources, load_project
 from hybridge_cloud.training.task import Samples
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import Reader, canonical, parse
@@ -114,7 +116,7 @@ class Run:
         try:
             state = torch.load(self.folder / "checkpoint.pt", map_location="cpu", weights_only=True)
             module.load_state_dict(state)
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
+        except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
             raise Refused(
                 f"The checkpoint of run {self.config.run!r} cannot be read: {error}.", "Train again."
             ) from None
@@ -161,6 +163,9 @@ def read_run(folder: Path) -> Run:
             heldout = Samples(data["ids"], inputs, data["labels"], data["groups"])
         features = folder / FEATURES_FILE
         features_onnx = features.read_bytes() if config.features_digest else None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise Refused(f"The run {str(folder)!r} is damaged: {error}.", "Train again.") from None
-    return Run(folder, config, metrics, load_project(folder / "project"), heldout, features_onnx)
+    project = load_project(folder / "project")
+    if digest_of_sources(project.sources()) != config.code_digest:
+        raise Refused(f"The project's files in run {str(folder)!r} were changed after it was trained.", "Train again.")
+    return Run(folder, config, metrics, project, heldout, features_onnx)

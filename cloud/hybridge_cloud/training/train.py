@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from hybridge_cloud.training.project import Project, digest_of_sources, load_pro
 from hybridge_cloud.training.run import RunConfig, write_run
 from hybridge_cloud.training.task import Arrays, Dataset, Task
 from hybridge_edge.contract.document import sha256
-from hybridge_edge.contract.errors import InvalidInput, PackageRefused, UsageError
+from hybridge_edge.contract.errors import InvalidInput, PackageRefused, Refused, UsageError
 from hybridge_edge.contract.manifest import MANIFEST_FILE, Manifest
 
 _LIBRARIES = ("hybridge", "numpy", "onnx", "onnxruntime", "onnxscript", "torch")
@@ -143,6 +144,8 @@ def _train(
     frozen = task.metrics(answer(task, trained.module, features.frozen), dataset.frozen.labels)
     metrics = {f"valid.{name}": value for name, value in trained.metrics.items()}
     metrics |= {f"frozen.{name}": value for name, value in frozen.items()}
+    if not all(math.isfinite(value) for value in metrics.values()):
+        raise Refused(f"The task's metrics are not all finite: {metrics}.", "Correct metrics().")
     sources = project.sources()
     now = datetime.now(UTC)
     run = RunConfig(
