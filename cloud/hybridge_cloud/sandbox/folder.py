@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hybridge_edge import durable
-from hybridge_edge.contract.errors import InvalidDocument
+from hybridge_edge.contract.errors import InvalidDocument, Refused
 
 FORMAT = 1
 REGION = "us-east-1"
@@ -93,9 +93,14 @@ class SandboxFolder:
         return self.devices / name
 
     def make(self) -> None:
-        """Make the folders, readable by their owner alone: they hold private keys."""
+        """Make the folders, readable by their owner alone: they hold private keys. Raises Refused."""
         for folder in (self.root, self.account, self.control, self.devices, self.sensors, self.logs):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise Refused(
+                    f"{folder} cannot be made: {error.strerror}.", "Name another folder with --dir."
+                ) from None
 
     def read(self) -> State | None:
         """The recorded state, or None where no sandbox was ever started.

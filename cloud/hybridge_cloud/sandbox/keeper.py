@@ -79,7 +79,10 @@ class Keeper:
         self._record("up")
 
     def tend(self) -> None:
-        """Restart what ended, start devices that were added and stop those that were removed, until told to stop or without owner."""
+        """Restart what ended, start devices that were added, stop those that were removed.
+
+        Returns when told to stop, or when the owner has ended.
+        """
         bounded_at = time.monotonic()
         while not self.stopping and (self.owner is None or processes.alive(self.owner)):
             self._tend_services()

@@ -156,7 +156,8 @@ class RunningSandbox:
 def running(folder: Path | None = None, buildspecs: str = "") -> Iterator[RunningSandbox]:
     """A sandbox for the length of a ``with``, down again afterwards. Without a folder, in a short temporary one.
 
-    It ends with this process, however that ends. For tests: ``with running() as sandbox: boto3.client("s3", ...)`` with ``sandbox.environment`` in ``os.environ``.
+    It ends with this process, however that ends. For tests: ``with running() as sandbox: ...``, with
+    ``sandbox.environment`` in the environment of whatever shall find it.
     """
     with tempfile.TemporaryDirectory(prefix="hyb", ignore_cleanup_errors=True) as temporary:
         chosen = SandboxFolder(folder or Path(temporary) / "s")
