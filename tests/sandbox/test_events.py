@@ -83,3 +83,20 @@ def test_a_certificate_that_was_withdrawn_is_refused(registered_device: Any, cli
     arn = (registered_device.folder / "certificate.arn").read_text()
     client("iot").update_certificate(certificateId=arn.rpartition("/")[2], newStatus="INACTIVE")
     assert "authorized" in connect(registered_device.folder).lower()
+
+
+def test_a_shadow_that_a_device_writes_over_mqtt_is_read_over_https(registered_device: Any, client: Any) -> None:
+    given = json.loads((registered_device.folder / "mqtt.json").read_text())
+    thing = registered_device.thing
+    one = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=thing)
+    one.tls_set(given["ca"], given["certificate"], given["key"])
+    one.connect(given["host"], given["port"])
+    one.loop_start()
+    try:
+        document = json.dumps({"state": {"reported": {"version": "1.0.0"}}})
+        one.publish(f"$aws/things/{thing}/shadow/name/hybridge/update", document, 1).wait_for_publish(10)
+    finally:
+        one.disconnect()
+        one.loop_stop()
+    shadow = json.load(client("iot-data").get_thing_shadow(thingName=thing, shadowName="hybridge")["payload"])
+    assert shadow["state"]["reported"] == {"version": "1.0.0"}
