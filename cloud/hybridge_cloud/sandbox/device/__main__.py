@@ -15,9 +15,11 @@ from hybridge_cloud.sandbox.device.core import CoreDevice
 from hybridge_cloud.sandbox.device.mode import Limits, Mode, limits_of
 from hybridge_edge.contract.errors import HybridgeError, UsageError
 from hybridge_edge.contract.names import thing_name
+from hybridge_edge.contract.trust_document import TRUST_VARIABLE
 
 ENDPOINT = "AWS_ENDPOINT_URL_GREENGRASSV2"
 NUCLEUS_LOG = "greengrass.log"
+TRUST_FILE = "trust.json"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not endpoint:
             raise UsageError(f"{ENDPOINT} is not set.", "Start the device with the sandbox's environment.")
         root = given.root.resolve()
+        os.environ[TRUST_VARIABLE] = str(root / TRUST_FILE)
         _log_to(root / "logs", limits)
         asyncio.run(_serve(root, thing_name(given.thing), given.mode, limits, endpoint))
     except HybridgeError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hybridge_cloud.sandbox.device.mode import Limits, Mode
 from hybridge_cloud.sandbox.device.recipe import Recipe
+from hybridge_edge.contract.trust_document import TRUST_VARIABLE
 
 TOKEN_EXCHANGE = "aws.greengrass.TokenExchangeService"  # noqa: S105  a component's name
 DEFAULT_REGION = "us-east-1"
@@ -56,6 +57,9 @@ def component_environment(
     }
     if mode is Mode.CLASSIC or any(item.name == TOKEN_EXCHANGE for item in recipe.dependencies):
         variables["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = credentials
-    # The one difference from a real core: where the account is.
-    variables.update({key: value for key, value in os.environ.items() if key.startswith("AWS_ENDPOINT_URL")})
+    # The two differences from a real core: where the account is, and, since the devices of one machine share /etc,
+    # where enrolment wrote the trust file.
+    variables.update(
+        {key: value for key, value in os.environ.items() if key.startswith("AWS_ENDPOINT_URL") or key == TRUST_VARIABLE}
+    )
     return variables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,6 +17,7 @@ from hybridge_cloud.sandbox.device.mode import MEBIBYTE, Limits
 from hybridge_edge.contract.errors import HybridgeError, InvalidDocument
 
 _CONNECT_WITHIN = 10.0
+_REFUSAL_READ_WITHIN = 0.2
 _BEHIND = 4 * MEBIBYTE
 """Bytes a slow client may leave unread before its connection is closed."""
 _EARLY = 64
@@ -228,7 +230,11 @@ class IpcServer:
         accepted = eventstream.CONNECTION_ACCEPTED if component is not None else 0
         writer.write(Message(eventstream.CONNECT_ACK, flags=accepted, headers={":version": "0.1.0"}).encode())
         await writer.drain()
-        return None if component is None else Connection(writer, component, self._limits, self._operate)
+        if component is None:
+            with contextlib.suppress(TimeoutError):  # an SDK reads the refusal and leaves by itself
+                await asyncio.wait_for(reader.read(1), _REFUSAL_READ_WITHIN)
+            return None
+        return Connection(writer, component, self._limits, self._operate)
 
     async def _receive(self, reader: asyncio.StreamReader) -> Message:
         prelude = await reader.readexactly(eventstream.PRELUDE_BYTES)
