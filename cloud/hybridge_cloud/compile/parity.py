@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import nn
 
 from hybridge_cloud.training.features import torch_features
 from hybridge_cloud.training.graph import Graph
@@ -45,11 +48,8 @@ class Parity:
     onnx_metric: float
 
 
-def reference(task: Task, module: object, samples: Samples) -> Reference:
+def reference(task: Task, module: nn.Module, samples: Samples) -> Reference:
     """Features and outputs by torch, with the weights of the run."""
-    from torch import nn
-
-    assert isinstance(module, nn.Module)
     features = torch_features(task, samples.inputs)
     return Reference(features, answer(task, module, features))
 
@@ -88,7 +88,7 @@ def compare(
     return Parity(len(samples), tuple(tensors[: -len(wanted.outputs)]), config.metric, before, after)
 
 
-def _compare(name: str, wanted: np.ndarray, got: np.ndarray, config: ParityConfig) -> TensorParity:
+def _compare(name: str, wanted: NDArray[Any], got: NDArray[Any], config: ParityConfig) -> TensorParity:
     if wanted.shape != got.shape:
         raise PackageRefused(
             f"{name!r} of the exported graphs has shape {list(got.shape)} where torch gives {list(wanted.shape)}.",
