@@ -36,7 +36,12 @@ def folder() -> Path:
         return _private(Path(given))
     if ENROLLED.is_dir() and ENROLLED.stat().st_uid == os.getuid():
         return ENROLLED
-    device = hashlib.sha256(os.environ.get(_NUCLEUS, "").encode()).hexdigest()[:8]
+    return of_nucleus(os.environ.get(_NUCLEUS, ""))
+
+
+def of_nucleus(socket: str) -> Path:
+    """The runtime folder of the device whose nucleus listens on ``socket``, where enrolment made none."""
+    device = hashlib.sha256(socket.encode()).hexdigest()[:8]
     return _private(_private(Path(f"/tmp/hybridge-{os.getuid()}")) / device)  # noqa: S108  owner and mode are checked
 
 

@@ -83,3 +83,24 @@ def show(
     for name, value in lines:
         typer.echo(f"{name:10} {value}")
     Console().print(metrics_table(manifest.metrics))
+
+
+@app.command()
+def fetch(
+    package: Annotated[str, typer.Argument(metavar="MODEL@VERSION", help="A published package.")],
+    out: Annotated[Path, typer.Option("--out", help="New folder.")],
+    trust: Annotated[
+        Path | None, typer.Option("--trust", help="Whose signatures to believe; HYBRIDGE_TRUST by default.")
+    ] = None,
+) -> None:
+    """Bring a published package back from the account, checked as a device checks it."""
+    from hybridge_cloud.aws.s3 import Bucket
+    from hybridge_cloud.publish import fetch as fetch_package
+    from hybridge_edge.contract.errors import UsageError
+    from hybridge_edge.trust import read_trust
+
+    model, at, version = package.partition("@")
+    if not at:
+        raise UsageError(f"{package!r} names no version.", "Write MODEL@VERSION, such as watch@1.0.0.")
+    manifest = fetch_package(model, version, out, read_trust(trust), Bucket.from_environment())
+    typer.echo(f"{manifest.name} {manifest.version}, digest {manifest.digest}, is in {out}")

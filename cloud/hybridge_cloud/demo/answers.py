@@ -97,7 +97,7 @@ def prove(record: LoadRecord, expected: Mapping[str, NDArray[np.float32]]) -> Pr
 
 
 def tell_apart(expected: Mapping[str, NDArray[np.float32]]) -> float:
-    """The smallest over probes of the largest difference between any two versions: below TOLERANCE it proves nothing."""
+    """The smallest over probes of the largest difference between two versions: below TOLERANCE nothing is proven."""
     versions = sorted(expected)
     gaps = [
         float(np.abs(expected[first] - expected[second]).max(axis=1).min())

@@ -81,7 +81,7 @@ def ask(
     """Send at ``rate`` a second until ``stop``; nothing is sent twice."""
     nothing = np.full(classes, np.nan, np.float32)
     with grpc.insecure_channel(endpoint, options=_NO_RETRIES) as channel:
-        infer = services.GRPCInferenceServiceStub(channel).ModelInfer
+        infer = services.GRPCInferenceServiceStub(channel).ModelInfer  # type: ignore[no-untyped-call]  # generated
         begin, count = time.monotonic(), 0
         while not stop.is_set() and count < MOST_RECORDS:
             wait = begin + count / rate - time.monotonic()

@@ -129,10 +129,12 @@ class Background:
         return self.process.returncode
 
 
-def sandbox_environment(sandbox: Path) -> dict[str, str]:
-    """This process' environment with the sandbox's endpoints in it, as ``hybridge sandbox env`` prints them."""
+def sandbox_environment(sandbox: Path | None) -> dict[str, str]:
+    """This process' environment, with a sandbox's endpoints in it once there is one."""
     environment = dict(os.environ)
-    for line in (sandbox / "environment").read_text().splitlines():
-        name, _, value = line.partition("=")
-        environment[name] = value
+    if sandbox is not None:
+        for line in (sandbox / "environment").read_text().splitlines():
+            name, _, value = line.partition("=")
+            environment[name] = value
+        environment["HYBRIDGE_SANDBOX"] = str(sandbox)
     return environment

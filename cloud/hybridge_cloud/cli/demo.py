@@ -1,0 +1,37 @@
+"""``hybridge demo``: one turn of the loop on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command("demo")(demo)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the run and its reports go; must be empty or absent.")] = Path(
+        "demo-out"
+    ),
+    devices: Annotated[int, typer.Option(min=2, max=8, help="How many core devices.")] = 2,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the sandbox running at the end.")] = False,
+    split: Annotated[int, typer.Option(min=0, help="Which of the example's splits.")] = 0,
+    project: Annotated[Path, typer.Option(help="The project that turns the loop.")] = Path("examples/watch"),
+) -> None:
+    """Train, package, publish, deploy, serve, capture, return, retrain, and deploy version 2."""
+    from rich.console import Console
+
+    from hybridge_cloud.demo import folder
+    from hybridge_cloud.demo.story import Options, Story
+
+    console = Console()
+    chosen = folder.prepare(out)
+    summary = Story(Options(project, chosen, devices, split, keep), console).turn()
+    console.print()
+    console.print(summary.table())
+    console.print(f"\n{chosen / 'report.json'}\n{chosen / 'report.html'}", highlight=False)
+    if keep:
+        console.print(f'The sandbox runs: eval "$(hybridge sandbox env --dir {chosen / "sandbox"})"', highlight=False)
