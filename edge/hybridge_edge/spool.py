@@ -7,7 +7,8 @@
     segments/N.seg          numbered from 1; the last one is being written, all others are sealed
     quarantine/             what could not be read, kept for people, bounded
 
-A segment is ``b"HYBSPOOL"``, u32 version, u32 zero, u64 number of records in all earlier segments; then records::
+A segment is ``b"HYBSPOOL"``, u32 version, u64 number of records in all earlier segments, u32 CRC-32 of these; then
+records::
 
     b"\\xa7HYR"   u32 length of the body   u64 epoch   u64 seq   u32 CRC-32 of the four fields before and the body
 
@@ -33,7 +34,8 @@ from hybridge_edge.contract.sample import MAX_SAMPLE_BYTES
 
 FORMAT = 1
 SEGMENT_MAGIC = b"HYBSPOOL"
-SEGMENT_HEADER = struct.Struct("<8sIIQ")
+SEGMENT_HEADER = struct.Struct("<8sIQI")
+SEGMENT_VERSION = 1
 RECORD_MAGIC = b"\xa7HYR"
 RECORD_HEADER = struct.Struct("<4sIQQI")
 MAX_BODY_BYTES = MAX_SAMPLE_BYTES
@@ -231,15 +233,16 @@ def read_segment(path: Path, offset: int = 0) -> bytes:
 
 
 def segment_header(records_before: int) -> bytes:
-    return SEGMENT_HEADER.pack(SEGMENT_MAGIC, 1, 0, records_before)
+    fields = SEGMENT_HEADER.pack(SEGMENT_MAGIC, SEGMENT_VERSION, records_before, 0)[:-4]
+    return fields + struct.pack("<I", zlib.crc32(fields))
 
 
 def parse_segment_header(data: bytes) -> int | None:
     """Number of records in earlier segments, or None where the header is damaged or not there yet."""
     if len(data) < SEGMENT_HEADER.size:
         return None
-    magic, version, zero, before = SEGMENT_HEADER.unpack_from(data)
-    return int(before) if (magic, version, zero) == (SEGMENT_MAGIC, 1, 0) else None
+    _, _, before, _ = SEGMENT_HEADER.unpack_from(data)
+    return int(before) if data.startswith(segment_header(before)) else None
 
 
 def pack_record(epoch: str, seq: int, body: bytes) -> bytes:

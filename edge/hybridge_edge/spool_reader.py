@@ -43,6 +43,7 @@ class SpoolReader:
         try:
             self._acked = self._at = Cursor.read(folder)
             self._pending = 0
+            self._given = (0, 0)  # where the last record given ends; the position may be in the next segment already
             self._data, self._base = b"", 0  # bytes of the segment at hand, from ``_base`` on
             self._quarantine_foreign_files()
             self._remove_delivered()
@@ -75,7 +76,8 @@ class SpoolReader:
 
     def plan(self) -> None:
         """Note durably that everything read so far is about to be delivered as one group."""
-        self._write(replace(self._acked, planned_segment=self._at.segment, planned_offset=self._at.offset))
+        segment, offset = self._given
+        self._write(replace(self._acked, planned_segment=segment, planned_offset=offset))
 
     def ack(self) -> None:
         """Everything read so far is delivered: never give it again, and remove its segments."""
@@ -110,6 +112,7 @@ class SpoolReader:
             if record is None:
                 break
             entries.append(Entry(record.epoch, record.seq, record.body))
+            self._given = (self._at.segment, self._at.offset)
             size += len(record.body)
         self._pending += len(entries)
         if not self._pending and self._at.segment > self._acked.segment:

@@ -157,13 +157,12 @@ class SpoolWriter:
     def _roll(self) -> None:
         """Seal the open segment and start the next one."""
         self._seal()
-        path = spool.segment_path(self._folder, self._index + 1)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            self._file = os.open(path, flags, 0o600)
-            self._index += 1
+            while self._file < 0:
+                self._index += 1
+                self._file = _create(spool.segment_path(self._folder, self._index))
             self._write(spool.segment_header(self._before))
-            durable.sync_folder(path.parent)
+            durable.sync_folder(spool.segments_folder(self._folder))
         except OSError as error:
             self._seal()
             if error.errno in _FULL:
@@ -187,3 +186,12 @@ class SpoolWriter:
         if len(data) <= spool.SEGMENT_HEADER.size and before is not None:
             path.unlink(missing_ok=True)  # a server that restarts all night leaves no heap of empty segments
         return (before or 0) + sum(1 for _ in spool.records(data))
+
+
+def _create(path: Path) -> int:
+    """A new file's descriptor, or -1 where something of that name lies there, which the reader will set aside."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags, 0o600)
+    except FileExistsError:
+        return -1
