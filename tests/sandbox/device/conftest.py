@@ -41,7 +41,7 @@ def short(mode: Mode) -> Limits:
     )
 
 
-@pytest.fixture()
+@pytest.fixture
 def limits() -> Callable[[Mode], Limits]:
     return short
 
@@ -61,7 +61,7 @@ def _wait_until() -> Callable[[Callable[[], Any]], Any]:
     return wait_until
 
 
-@pytest.fixture()
+@pytest.fixture
 def private() -> Iterator[Path]:
     """A short folder, for Unix sockets."""
     with tempfile.TemporaryDirectory(prefix="hyb") as folder:
@@ -234,7 +234,7 @@ def _starting(account: Account) -> Iterator[Callable[..., Running]]:
                 device.stop()
 
 
-@pytest.fixture()
+@pytest.fixture
 def start(account: Account) -> Iterator[Callable[..., Running]]:
     """Start a core device in the given groups; stopped when the test ends."""
     with _starting(account) as begin:

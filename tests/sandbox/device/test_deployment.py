@@ -17,7 +17,7 @@ Start = Callable[..., Any]
 LONG = "echo up; exec sleep 600"
 
 
-@pytest.fixture()
+@pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
     """A component name of the test's own."""
     return "T" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]
@@ -146,7 +146,7 @@ def test_a_run_step_that_crashes_is_a_success_to_classic_and_a_failure_to_lite(
 
 @BOTH
 def test_a_broken_component_fails_every_later_deployment_of_anything(
-    account: Any, start: Start, name: str, mode: Mode
+    account: Any, start: Start, wait_until: Any, name: str, mode: Mode
 ) -> None:
     broken_group, other_group = account.group(), account.group()
     account.publish(f"{name}.Broken", "1.0.0", "test ! -e now && exec sleep 600; exit 1")
@@ -156,6 +156,7 @@ def test_a_broken_component_fails_every_later_deployment_of_anything(
     assert account.outcome(device.thing, first)[0] == "SUCCEEDED"
     (device.root / "work" / f"{name}.Broken" / "now").touch()
     device = start(mode, again=device)
+    wait_until(lambda: account.installed(device.thing)[f"{name}.Broken"] == ("1.0.0", "BROKEN"))
     status, reason = account.outcome(device.thing, account.deploy(other_group, {f"{name}.Other": "1.0.0"}))
     assert status == "FAILED"
     assert f"{name}.Broken is BROKEN" in reason
@@ -198,7 +199,7 @@ def test_an_archive_that_would_leave_its_folder_is_refused(account: Any, start: 
     device = start(Mode.CLASSIC, group)
     status, reason = account.outcome(device.thing, account.deploy(group, {name: "1.0.0"}))
     assert (status, "unsafe entry" in reason) == ("FAILED", True)
-    assert not [path for path in Path(device.root.parent).rglob("*escaped*")]
+    assert not list(Path(device.root.parent).rglob("*escaped*"))
 
 
 def test_a_component_that_cannot_be_resolved_fails_the_deployment(account: Any, start: Start, name: str) -> None:

@@ -19,5 +19,5 @@ def test_the_order_does_not_depend_on_the_order_of_names() -> None:
 
 
 def test_a_circle_is_named() -> None:
-    with pytest.raises(InvalidDocument, match="b -> c -> b|c -> b -> c"):
+    with pytest.raises(InvalidDocument, match=r"b -> c -> b|c -> b -> c"):
         start_order({"a": ["b"], "b": ["c"], "c": ["b"]})

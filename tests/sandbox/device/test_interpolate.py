@@ -31,7 +31,8 @@ def test_folders_end_with_a_slash_on_lite_only_so_one_more_slash_is_right_on_bot
 
 @pytest.mark.parametrize("mode", Mode)
 def test_device_and_configuration_variables(mode: Mode) -> None:
-    script = "{iot:thingName} {kernel:rootPath} {configuration:/text} {configuration:/deep/flag} {configuration:/deep/list/1}"
+    script = "{iot:thingName} {kernel:rootPath} {configuration:/text} {configuration:/deep/flag}"
+    script += " {configuration:/deep/list/1}"
     assert interpolate(script, SCOPE, mode, {}) == "thing-1 /r a b true x"
 
 

@@ -72,7 +72,7 @@ class Stage:
 Play = Callable[..., None]
 
 
-@pytest.fixture()
+@pytest.fixture
 def play(tmp_path: Path, limits: Callable[[Mode], Limits]) -> Play:
     """Run a coroutine with a stage, whose components are stopped afterwards."""
 

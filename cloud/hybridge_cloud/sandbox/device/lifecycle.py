@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybridge_cloud.sandbox.device.mode import Limits, Mode
-from hybridge_cloud.sandbox.device.processes import Ledger, Process, launch
+from hybridge_cloud.sandbox.device.processes import Ledger, Process, kill_marked, launch
 from hybridge_edge.contract.errors import HybridgeError
 
 _log = logging.getLogger(__name__)
@@ -68,6 +68,11 @@ class Plan:
     installed: bool
     folder: Path
     log: Path
+
+    @property
+    def token(self) -> str:
+        """The secret that all its processes have in their environment."""
+        return next((step.environment.get("SVCUID", "") for step in self.steps.values()), "")
 
     @property
     def install_within(self) -> float | None:
@@ -144,6 +149,7 @@ class Component:
         if self._process is not None:
             await self._process.stop(self._around.limits.stop_within)
         self._process = None
+        await self._sweep()
 
     def report(self, status: str) -> None:
         """The component's own word (UpdateState): classic follows it, lite takes note and does nothing."""
@@ -216,6 +222,7 @@ class Component:
             self._set(Status.INSTALLED)
             return True
         self._process = None
+        await self._sweep()
         code = ended.result()
         if code == 0:
             self._set(Status.FINISHED)
@@ -273,6 +280,11 @@ class Component:
         return await launch(
             step.script, self.plan.folder, step.environment, self.plan.log, limits.log_bytes, self._around.ledger
         )
+
+    async def _sweep(self) -> None:
+        """End what left the process group, as a nucleus does by its control group."""
+        if self.plan.token:
+            await asyncio.to_thread(kill_marked, "SVCUID", self.plan.token)
 
     def _is_running(self) -> None:
         if self.status is Status.STARTING:

@@ -181,22 +181,31 @@ def stop_orphans(ledger: Ledger, socket: Path, within: float) -> list[int]:
     return sorted(found | rest)
 
 
+def kill_marked(variable: str, value: str) -> None:
+    """SIGKILL to every process of ours with this in its environment, in whatever group it is."""
+    mark = f"{variable}={value}".encode()
+    for pid, _, environment in _ours():
+        if mark in environment:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
 def _orphans(recorded: Mapping[int, int], socket: Path) -> Iterator[int]:
     mark = f"AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT={socket}".encode()
+    for pid, group, environment in _ours():
+        if mark in environment or (group in recorded and recorded[group] == start_time(group)):
+            yield pid
+
+
+def _ours() -> Iterator[tuple[int, int, list[bytes]]]:
+    """Every other living process of this user: its id, its group, its environment."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         pid = int(entry.name)
         try:
-            if entry.stat().st_uid != os.getuid():
+            if entry.stat().st_uid != os.getuid() or start_time(pid) is None:
                 continue
-            group, environment = os.getpgid(pid), (entry / "environ").read_bytes()
+            yield pid, os.getpgid(pid), (entry / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        started = start_time(pid)
-        if started is None:
-            continue
-        leader = start_time(group)
-        ours = group in recorded and recorded[group] == leader
-        if ours or mark in environment.split(b"\0"):
-            yield pid
