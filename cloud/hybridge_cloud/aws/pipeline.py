@@ -114,9 +114,8 @@ def describe(pipeline: Pipeline) -> dict[str, object]:
 
 
 def _stage(stage: Stage) -> dict[str, object]:
-    environment = [
-        {"name": name, "value": value, "type": "PLAINTEXT"} for name, value in sorted(stage.environment.items())
-    ]
+    # CodePipeline takes at most 1,000 characters here.
+    environment = [{"name": name, "value": value} for name, value in sorted(stage.environment.items())]
     return {
         "name": stage.name,
         "actions": [

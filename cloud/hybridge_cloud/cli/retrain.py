@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from hybridge_cloud.retrain import decision
+from hybridge_cloud.retrain import decision, plan
 
 app = typer.Typer(help="Train again on what devices returned.", no_args_is_help=True)
 pipeline_app = typer.Typer(help="The retraining pipeline in CodePipeline.", no_args_is_help=True)
@@ -136,9 +136,11 @@ def create_pipeline(
     ],
     trust: Annotated[Path | None, typer.Option("--trust", help="The fleet's trust file; HYBRIDGE_TRUST else.")] = None,
     split: Annotated[int, typer.Option(min=0)] = 0,
-    seed: Annotated[int | None, typer.Option(help="Of the training; the project's own else.")] = None,
+    seed: Annotated[int, typer.Option(min=-1, help="Of the training; -1: the project's own.")] = -1,
     device_share: _Share = decision.DEFAULT_DEVICE_SHARE,
-    suspect_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Labels that may contradict others.")] = 0.05,
+    suspect_share: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Labels that may contradict others.")
+    ] = plan.DEFAULT_SUSPECT_SHARE,
     minimum_gain: Annotated[float, typer.Option(min=-1.0, max=1.0, help="What a challenger must gain.")] = 0.0,
     role: Annotated[str, typer.Option("--role", help="The role CodePipeline acts as.")] = "hybridge-retraining",
 ) -> None:
@@ -151,48 +153,27 @@ def create_pipeline(
     from hybridge_edge.trust import read_trust
 
     bucket = Bucket.from_environment()
-    environment = {
-        "HYBRIDGE_FLEET": fleet,
-        "HYBRIDGE_TRUST_KEY": archive.upload_trust(bucket, read_trust(trust)),
-        "HYBRIDGE_SPLIT": str(split),
-        "HYBRIDGE_DEVICE_SHARE": str(device_share),
-        "HYBRIDGE_SUSPECT_SHARE": str(suspect_share),
-        "HYBRIDGE_MINIMUM_GAIN": str(minimum_gain),
-        **({} if seed is None else {"HYBRIDGE_SEED": str(seed)}),
-    }
-    key = archive.upload(bucket, load_project(project))
-    publishing = {"HYBRIDGE_SIGNING_KEY": signing_key}
-    wanted = retraining_pipeline(name, codepipeline.account_role(role), bucket.name, key, environment, publishing)
-    new = codepipeline.create_or_update(wanted)
-    typer.echo(f"Pipeline {name} {'created' if new else 'updated'}; it trains {key}.")
+    believed = read_trust(trust).to_bytes().decode()
+    source = archive.upload(bucket, load_project(project))
+    wanted = plan.Plan(source, fleet, believed, split, seed, device_share, suspect_share, minimum_gain)
+    key = plan.store(bucket, wanted)
+    role_arn = codepipeline.account_role(role)
+    new = codepipeline.create_or_update(retraining_pipeline(name, role_arn, bucket.name, source, key, signing_key))
+    typer.echo(f"Pipeline {name} {'created' if new else 'updated'}; it trains {source}.")
 
 
 def _stage(name: str, help_text: str) -> None:
     def run(
         dataset: Annotated[str, typer.Option("--dataset", envvar="HYBRIDGE_DATASET", help="Key of the dataset.")],
         execution: Annotated[str, typer.Option("--execution", envvar="HYBRIDGE_EXECUTION", help="Id that claims it.")],
-        fleet: Annotated[str, typer.Option("--fleet", envvar="HYBRIDGE_FLEET")],
-        trust_key: Annotated[str, typer.Option("--trust-key", envvar="HYBRIDGE_TRUST_KEY")],
-        project: Annotated[str, typer.Option("--project", envvar="HYBRIDGE_PROJECT", help="Key of the project's zip.")],
-        split: Annotated[int, typer.Option(envvar="HYBRIDGE_SPLIT", min=0)] = 0,
-        seed: Annotated[int | None, typer.Option(envvar="HYBRIDGE_SEED")] = None,
-        device_share: Annotated[
-            float, typer.Option(envvar="HYBRIDGE_DEVICE_SHARE", min=0.0, max=1.0)
-        ] = decision.DEFAULT_DEVICE_SHARE,
-        suspect_share: Annotated[float, typer.Option(envvar="HYBRIDGE_SUSPECT_SHARE", min=0.0, max=1.0)] = 0.05,
-        minimum_gain: Annotated[float, typer.Option(envvar="HYBRIDGE_MINIMUM_GAIN", min=-1.0, max=1.0)] = 0.0,
+        plan_key: Annotated[str, typer.Option("--plan", envvar="HYBRIDGE_PLAN", help="Key of the retraining plan.")],
     ) -> None:
         from hybridge_cloud.aws.s3 import Bucket
-        from hybridge_cloud.retrain import archive
-        from hybridge_cloud.retrain.stages import Settings, Stages
+        from hybridge_cloud.retrain.stages import Stages
 
         bucket = Bucket.from_environment()
-        trust = archive.fetch_trust(bucket, trust_key)
-        settings = Settings(
-            dataset, execution, project, fleet, trust, split, seed, device_share, suspect_share, minimum_gain
-        )
         with tempfile.TemporaryDirectory(prefix="hybridge-stage-") as work:
-            stages = Stages(bucket, settings, Path(work), typer.echo)
+            stages = Stages(bucket, plan.fetch(bucket, plan_key), dataset, execution, Path(work), typer.echo)
             if name == "publish":
                 stages.publish(_signing_key(Path(work)))
             else:

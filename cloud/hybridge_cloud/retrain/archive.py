@@ -1,4 +1,4 @@
-"""What the pipeline's builds work with, in S3 and named by its content: the project's zip, the trust document."""
+"""A project as a zip in S3, named by its content: what the pipeline's builds train with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from hybridge_cloud.training.project import SOURCE_TYPES, Project
 from hybridge_edge.contract.document import sha256
 from hybridge_edge.contract.errors import Conflict, Refused, UsageError
-from hybridge_edge.contract.trust_document import TrustDocument
 
 if TYPE_CHECKING:
     from hybridge_cloud.aws.s3 import Bucket
@@ -20,7 +19,6 @@ MAX_PROJECT_BYTES = 16 * 1024**2
 MAX_PROJECT_FILES = 256
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment a zip can tell: the same files give the same bytes
 _KEY = re.compile(r"projects/[a-z0-9-]{1,64}/([0-9a-f]{64})\.zip")
-_TRUST_KEY = re.compile(r"trust/([0-9a-f]{64})\.json")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
@@ -74,25 +72,3 @@ def fetch(bucket: Bucket, key: str, folder: Path) -> None:
                     file.write(archive.read(entry))
     except (zipfile.BadZipFile, FileExistsError, NotImplementedError, RuntimeError) as error:
         raise Refused(f"The project {key} cannot be unpacked: {error}.") from None
-
-
-def upload_trust(bucket: Bucket, trust: TrustDocument) -> str:
-    """Store a fleet's trust document and return its key, ``trust/SHA256.json``. It holds public keys only."""
-    data = trust.to_bytes()
-    key = f"trust/{sha256(data).removeprefix('sha256:')}.json"
-    try:
-        bucket.put(key, data, only_if_absent=True)
-    except Conflict:
-        pass  # the same name is the same content
-    return key
-
-
-def fetch_trust(bucket: Bucket, key: str) -> TrustDocument:
-    """Read a trust document. Raises UsageError where ``key`` is not one's, Refused where it was altered."""
-    match = _TRUST_KEY.fullmatch(key)
-    if match is None:
-        raise UsageError(f"{key[:200]!r} is not the key of a trust document.")
-    data = bucket.get(key)
-    if sha256(data) != f"sha256:{match[1]}":
-        raise Refused(f"The trust document {key} was altered.", "Create the pipeline again.")
-    return TrustDocument.from_bytes(data)

@@ -1,4 +1,4 @@
-"""Do the labels contradict each other? Samples whose nearest neighbours all carry one other label are suspect.
+"""Do the labels contradict each other? Samples whose nearest neighbours mostly carry one other label are suspect.
 
 Returned windows of one exercise lie close together, so a label that was flipped stands alone among its neighbours. What
 this cannot see is a label that is wrong for a whole neighbourhood; the frozen slice is what guards against that.
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 NEIGHBOURS = 5
+MAJORITY = 3
+"""Neighbours that must carry the same other label."""
 MAX_AUDITED = 2000
 """Samples that are compared with each other; of more, this many are drawn."""
 MINIMUM_AUDITED = 50
@@ -49,5 +51,7 @@ def audit(features: dict[str, NDArray[np.float32]], labels: NDArray[np.int64]) -
     distances = squares[:, None] + squares[None, :] - 2 * flat @ flat.T
     np.fill_diagonal(distances, np.inf)
     nearest = own[np.argpartition(distances, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]]
-    agree = (nearest == nearest[:, :1]).all(axis=1)
-    return Audit(len(own), int((agree & (nearest[:, 0] != own)).sum()))
+    alike = (nearest[:, :, None] == nearest[:, None, :]).sum(axis=2)
+    common = nearest[np.arange(len(own)), alike.argmax(axis=1)]
+    suspect = (alike.max(axis=1) >= MAJORITY) & (common != own)
+    return Audit(len(own), int(suspect.sum()))

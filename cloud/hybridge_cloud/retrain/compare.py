@@ -121,6 +121,12 @@ def compare(
     )
 
 
+def interval(values: NDArray[np.float64], groups: NDArray[np.str_], seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of the mean of ``values`` (rows,) when whole ``groups`` (rows,) are drawn again."""
+    _, index = np.unique(groups, return_inverse=True)
+    return _interval(np.bincount(index, weights=values).astype(np.float64), np.bincount(index), seed)
+
+
 def _interval(sums: NDArray[np.float64], sizes: NDArray[np.int64], seed: int) -> tuple[float, float]:
     """Percentiles of the mean when whole groups are drawn again, with replacement."""
     generator = np.random.default_rng(seed)

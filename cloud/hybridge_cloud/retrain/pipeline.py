@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from hybridge_cloud.aws.pipeline import Pipeline, Stage
 from hybridge_cloud.retrain.claim import DATASET_VARIABLE
 
@@ -14,29 +12,22 @@ ROLE = "hybridge-retraining"
 """The role CodePipeline acts as, in the account."""
 
 
-def retraining_pipeline(
-    name: str,
-    role_arn: str,
-    bucket: str,
-    project_key: str,
-    environment: Mapping[str, str],
-    publishing: Mapping[str, str],
-) -> Pipeline:
+def retraining_pipeline(name: str, role_arn: str, bucket: str, project: str, plan: str, signing_key: str) -> Pipeline:
     """The pipeline of one model.
 
     Args:
-        project_key: the project's zip in ``bucket``: what is trained with, and the source CodePipeline demands.
-        environment: for the builds of every stage. publishing: for the publish stage alone, such as where the key is.
+        project: key of the project's zip in ``bucket``, the source CodePipeline demands. plan: key of the plan.
+        signing_key: what HYBRIDGE_SIGNING_KEY says in the publish stage; "" where the build brings a secret of its own.
     """
     common = {
         "HYBRIDGE_BUCKET": bucket,
-        "HYBRIDGE_PROJECT": project_key,
         "HYBRIDGE_DATASET": f"#{{variables.{DATASET_VARIABLE}}}",
         "HYBRIDGE_EXECUTION": "#{codepipeline.PipelineExecutionId}",
-        **environment,
+        "HYBRIDGE_PLAN": plan,
     }
+    publishing = {"HYBRIDGE_SIGNING_KEY": signing_key} if signing_key else {}
     stages = tuple(
         Stage(stage, BUILD_PROJECT_PREFIX + stage, {**common, **(publishing if stage == "publish" else {})})
         for stage in STAGES
     )
-    return Pipeline(name, role_arn, bucket, project_key, (DATASET_VARIABLE,), stages)
+    return Pipeline(name, role_arn, bucket, project, (DATASET_VARIABLE,), stages)

@@ -7,7 +7,6 @@ said. Quality pins the champion, so that all stages speak of the same one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,76 +17,59 @@ from hybridge_cloud.retrain import archive, state
 from hybridge_cloud.retrain.audit import Audit, audit
 from hybridge_cloud.retrain.claim import check_claim, claim
 from hybridge_cloud.retrain.compare import compare
-from hybridge_cloud.retrain.decision import DEFAULT_DEVICE_SHARE
 from hybridge_cloud.retrain.material import Material, gather
+from hybridge_cloud.retrain.plan import Plan
 from hybridge_cloud.retrain.verdicts import Evaluated, PublishedVersion, Quality
 from hybridge_edge.contract import names
-from hybridge_edge.contract.errors import Refused, Unavailable, UsageError
+from hybridge_edge.contract.errors import Refused, Unavailable
 from hybridge_edge.contract.manifest import MANIFEST_FILE, Manifest
-from hybridge_edge.contract.trust_document import TrustDocument
 
 if TYPE_CHECKING:
     from hybridge_cloud.aws.s3 import Bucket
     from hybridge_cloud.training.project import Project
 
-DEFAULT_SUSPECT_SHARE = 0.05
-"""More labels than this that contradict all of their neighbours, and the dataset is refused."""
 MINIMUM_KEPT_SAMPLES = 20
 MINIMUM_CLASSES = 2
 RUN_FOLDER = "run"
 PACKAGE_FOLDER = "package"
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a stage is called with.
+class Stages:
+    """The stages of one execution.
 
-    Attributes:
-        dataset: key of the numbered dataset. execution: id of the pipeline's execution. project: key of the project's
-            zip. fleet: whose champion is challenged. trust: whose signatures the fleet believes.
-        device_share: the most one device may give. suspect_share: the most labels that may contradict their neighbours.
-        minimum_gain: what the lower end of the interval must exceed. seed: None for the project's own.
+    Args:
+        dataset: key of the numbered dataset. execution: id of the pipeline's execution, which claims it.
+        work: an empty folder of its own. tell: gets a sentence at each step.
     """
 
-    dataset: str
-    execution: str
-    project: str
-    fleet: str
-    trust: TrustDocument
-    split: int = 0
-    seed: int | None = None
-    device_share: float = DEFAULT_DEVICE_SHARE
-    suspect_share: float = DEFAULT_SUSPECT_SHARE
-    minimum_gain: float = 0.0
-
-
-class Stages:
-    """The stages of one execution. ``work`` is an empty folder of its own; ``tell`` gets a sentence at each step."""
-
-    def __init__(self, bucket: Bucket, settings: Settings, work: Path, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, bucket: Bucket, plan: Plan, dataset: str, execution: str, work: Path, tell: Callable[[str], None]
+    ) -> None:
         self._bucket = bucket
-        self._settings = settings
+        self._plan = plan
+        self._dataset = dataset
+        self._execution = execution
         self._work = work
         self._tell = tell
-        self._model, _ = datasets.parse_key(settings.dataset)
+        self._model, _ = datasets.parse_key(dataset)
 
     def quality(self) -> Quality:
         """Claim the dataset and judge whether it is fit to train on. Raises Duplicate, or Refused with the reason."""
-        claim(self._bucket, self._settings.dataset, self._settings.execution)
-        quality = Quality.read(self._bucket, self._settings.dataset)
+        claim(self._bucket, self._dataset, self._execution)
+        quality = Quality.read(self._bucket, self._dataset)
         if quality is None:
             quality = self._judge()
-            quality.write(self._bucket, self._settings.dataset)
+            quality.write(self._bucket, self._dataset)
         self._tell(quality.reason)
         if not quality.accepted:
-            raise Refused(f"{self._settings.dataset} is not fit to train on: {quality.reason}")
+            raise Refused(f"{self._dataset} is not fit to train on: {quality.reason}")
         return quality
 
     def _judge(self) -> Quality:
-        serving = registry.champion(self._settings.fleet, self._model, self._bucket)
+        serving = registry.champion(self._plan.fleet, self._model, self._bucket)
         if serving is None:
             raise Refused(
-                f"The fleet {self._settings.fleet} runs no {self._model}: there is nothing to challenge.",
+                f"The fleet {self._plan.fleet} runs no {self._model}: there is nothing to challenge.",
                 "Publish and deploy a first version.",
             )
         version = serving.version
@@ -110,10 +92,10 @@ class Stages:
     def _objection(self, material: Material, found: Audit) -> str:
         if material.counts.kept < MINIMUM_KEPT_SAMPLES or len(material.counts.by_label) < MINIMUM_CLASSES:
             return f"{material.counts.kept} samples in {len(material.counts.by_label)} classes are too few."
-        if found.share > self._settings.suspect_share:
+        if found.share > self._plan.suspect_share:
             return (
-                f"{found.suspects} of {found.audited} labels contradict all of their neighbours ({found.share:.1%}); "
-                f"{self._settings.suspect_share:.1%} are allowed."
+                f"{found.suspects} of {found.audited} labels contradict their neighbours ({found.share:.1%}); "
+                f"{self._plan.suspect_share:.1%} are allowed."
             )
         return ""
 
@@ -122,7 +104,7 @@ class Stages:
         from hybridge_cloud.training.train import ReturnedSamples, retrain_run
 
         quality = self._accepted()
-        if state.stored(self._bucket, self._settings.dataset, RUN_FOLDER):
+        if state.stored(self._bucket, self._dataset, RUN_FOLDER):
             self._tell("This execution trained already.")
             return
         champion, manifest = self._champion(quality)
@@ -133,21 +115,21 @@ class Stages:
             self._work / RUN_FOLDER,
             champion,
             ReturnedSamples(material.features, material.labels),
-            split=self._settings.split,
-            seed=self._settings.seed,
-            dataset_key=self._settings.dataset,
+            split=self._plan.split,
+            seed=None if self._plan.seed < 0 else self._plan.seed,
+            dataset_key=self._dataset,
             parent_digest=quality.champion_digest,
         )
-        state.upload(self._bucket, self._settings.dataset, RUN_FOLDER, self._work / RUN_FOLDER)
+        state.upload(self._bucket, self._dataset, RUN_FOLDER, self._work / RUN_FOLDER)
         self._tell(f"Trained {config.run}.")
 
     def evaluate(self) -> Evaluated:
         """Compile the challenger and compare it with the champion on the frozen slice. Raises Refused unless better."""
         quality = self._accepted()
-        evaluated = Evaluated.read(self._bucket, self._settings.dataset)
+        evaluated = Evaluated.read(self._bucket, self._dataset)
         if evaluated is None:
             evaluated = self._evaluate(quality)
-            evaluated.write(self._bucket, self._settings.dataset)
+            evaluated.write(self._bucket, self._dataset)
         self._tell(evaluated.comparison.reason)
         if not evaluated.comparison.promote:
             raise Refused(f"{self._model} {evaluated.version} is not promoted. {evaluated.comparison.reason}")
@@ -158,20 +140,20 @@ class Stages:
         from hybridge_cloud.compile.evaluate import evaluate_package
 
         champion, _ = self._champion(quality)
-        run = state.download(self._bucket, self._settings.dataset, RUN_FOLDER, self._work / RUN_FOLDER)
+        run = state.download(self._bucket, self._dataset, RUN_FOLDER, self._work / RUN_FOLDER)
         taken = registry.versions(self._bucket, self._model)
         version = next_major(max((*taken, quality.champion), key=names.version_key))
         compiled = compile_run(run, self._work / PACKAGE_FOLDER, version)
         task = self._project().task()
-        frozen = task.dataset(self._settings.split).frozen
+        frozen = task.dataset(self._plan.split).frozen
         comparison = compare(
             evaluate_package(champion, frozen.inputs, frozen.labels, task).correct,
             evaluate_package(compiled.folder, frozen.inputs, frozen.labels, task).correct,
             frozen.groups,
-            minimum_gain=self._settings.minimum_gain,
+            minimum_gain=self._plan.minimum_gain,
         )
         # The very bytes that were judged are what publish signs.
-        state.upload(self._bucket, self._settings.dataset, PACKAGE_FOLDER, compiled.folder)
+        state.upload(self._bucket, self._dataset, PACKAGE_FOLDER, compiled.folder)
         return Evaluated(compiled.manifest.version, compiled.manifest.digest, comparison)
 
     def publish(self, signing_key: Path) -> PublishedVersion:
@@ -179,34 +161,32 @@ class Stages:
         from hybridge_cloud.signing import sign_package
 
         self._accepted()
-        evaluated = Evaluated.read(self._bucket, self._settings.dataset)
+        evaluated = Evaluated.read(self._bucket, self._dataset)
         if evaluated is None or not evaluated.comparison.promote:
-            raise Refused(
-                f"No challenger of {self._settings.dataset} was judged better.", "Run the evaluate stage first."
-            )
-        done = PublishedVersion.read(self._bucket, self._settings.dataset)
+            raise Refused(f"No challenger of {self._dataset} was judged better.", "Run the evaluate stage first.")
+        done = PublishedVersion.read(self._bucket, self._dataset)
         if done is None:
-            folder = state.download(self._bucket, self._settings.dataset, PACKAGE_FOLDER, self._work / PACKAGE_FOLDER)
+            folder = state.download(self._bucket, self._dataset, PACKAGE_FOLDER, self._work / PACKAGE_FOLDER)
             found = Manifest.from_bytes((folder / MANIFEST_FILE).read_bytes())
             if found.digest != evaluated.digest:
-                raise Refused(f"The package of {self._settings.dataset} is not the one that was judged.")
+                raise Refused(f"The package of {self._dataset} is not the one that was judged.")
             sign_package(folder, signing_key)
-            publishing.publish(folder, self._settings.fleet, self._settings.trust, self._bucket)
+            publishing.publish(folder, self._plan.fleet, self._plan.believed, self._bucket)
             done = PublishedVersion(self._model, evaluated.version, evaluated.digest)
-            done.write(self._bucket, self._settings.dataset)
+            done.write(self._bucket, self._dataset)
         self._tell(f"Published {done.model} {done.version}.")
         return done
 
     def _accepted(self) -> Quality:
-        check_claim(self._bucket, self._settings.dataset, self._settings.execution)
-        quality = Quality.read(self._bucket, self._settings.dataset)
+        check_claim(self._bucket, self._dataset, self._execution)
+        quality = Quality.read(self._bucket, self._dataset)
         if quality is None or not quality.accepted:
-            raise Refused(f"{self._settings.dataset} was not accepted.", "Run the quality stage first.")
+            raise Refused(f"{self._dataset} was not accepted.", "Run the quality stage first.")
         return quality
 
     def _gather(self, champion: Manifest) -> Material:
-        dataset = datasets.read(self._bucket, self._settings.dataset)
-        return gather(self._bucket, dataset, champion, self._settings.device_share)
+        dataset = datasets.read(self._bucket, self._dataset)
+        return gather(self._bucket, dataset, champion, self._plan.device_share)
 
     def _champion(self, quality: Quality) -> tuple[Path, Manifest]:
         folder, manifest = self._fetch(quality.champion)
@@ -218,17 +198,15 @@ class Stages:
         folder = self._work / f"champion-{version}"
         if folder.exists():
             return folder, Manifest.from_bytes((folder / MANIFEST_FILE).read_bytes())
-        return folder, publishing.fetch(self._model, version, folder, self._settings.trust, self._bucket)
+        return folder, publishing.fetch(self._model, version, folder, self._plan.believed, self._bucket)
 
     def _project(self) -> Project:
         from hybridge_cloud.training.project import load_project
 
-        if not self._settings.project:
-            raise UsageError("No project is named.", "Give its key with --project, or set HYBRIDGE_PROJECT.")
         folder = self._work / "project"
         if not folder.exists():
             folder.mkdir()
-            archive.fetch(self._bucket, self._settings.project, folder)
+            archive.fetch(self._bucket, self._plan.project, folder)
         return load_project(folder)
 
 

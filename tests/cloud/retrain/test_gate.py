@@ -32,7 +32,7 @@ POLICY = Policy(minimum_samples=40, minimum_labelled_share=0.0, minimum_interval
 NOW_MS = 1_700_000_000_000
 MakeDevice = Callable[..., object]
 EFFECTS = 8
-"""Before and after each of: the dataset's put, the intent's put, the start, the execution id's put; then it survives."""
+"""Before and after each of: the dataset's put, the intent's put, the start, the execution id put; then it lives."""
 GATE_PROGRAM = Path(__file__).with_name("gate_that_dies.py")
 
 
