@@ -2,8 +2,7 @@
 
     verify   signature, digest, name                  nothing has changed
     install  every byte copied and checked            nothing has changed
-    trial    a marker names the digest                a crash from here on is counted against it
-    load     sessions made, signatures compared
+    load     sessions made, signatures compared       a mark names the digest: dying here counts against it
     golden   known inputs give known outputs
     persist  the ledger's switch                      a restart serves the new model
     switch   the pointer in memory                    requests meet the new model
@@ -17,6 +16,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from pathlib import Path
 from threading import BoundedSemaphore
 
@@ -41,7 +41,7 @@ ANSWER_WITHIN_S = 60.0
 """After this a hand-over is answered BUILDING and goes on."""
 MAX_PENDING = 8
 MAX_CRASHES = 3
-"""Deaths of the worker during a digest's first runs, after which it is quarantined."""
+"""Deaths of the worker while a digest loads, or runs without being trusted yet, after which it is quarantined."""
 UNKNOWN_VERSION = "0.0.0"
 
 
@@ -112,7 +112,8 @@ class Activation:
 
     def proven(self, model: str, digest: str) -> None:
         """The digest has answered often enough to be trusted (see service.TRIAL_RUNS)."""
-        self._thread.submit(self._store.trust, model, digest)
+        with suppress(RuntimeError):  # closed meanwhile: the trial goes on after the next start
+            self._thread.submit(self._store.trust, model, digest)
 
     def reports(self) -> tuple[ModelReport, ...]:
         """Each model's state: what answers, and what was asked for and may not, where that is another package."""
@@ -182,9 +183,7 @@ class Activation:
         failpoint.reach("activation.installed")
         if decision.action is Action.STAGE:
             return self._answer(handover, PackageState.STAGED, version)
-        self._store.begin_trial(package.digest)
-        failpoint.reach("activation.trial")
-        fresh = self._proven_resident(package)
+        fresh = self._proven_resident(package, trusted=False, at="activation.loading")
         failpoint.reach("activation.proven")
         try:
             self._store.activate(record, Installed(package.digest, version))
@@ -216,21 +215,26 @@ class Activation:
         failpoint.reach("activation.verified")
         return self._store.install(_of_model(source, handover.model), trust)
 
-    def _proven_resident(self, package: Package) -> Resident:
-        engine = self._load(package)
-        try:
-            failpoint.reach("activation.loaded")
-            check_golden(package, engine)
-        except BaseException:
-            engine.close()
-            raise
-        return Resident(package.manifest, package.digest, engine)
+    def _proven_resident(self, package: Package, *, trusted: bool, at: str) -> Resident:
+        """Load and examine it, marked meanwhile as the one to blame; ``at`` names the failpoint."""
+        trial = self._store.trial(package.digest)
+        with trial:
+            failpoint.reach(at)
+            engine = self._load(package)
+            try:
+                check_golden(package, engine)
+            except BaseException:
+                engine.close()
+                raise
+        return Resident(package.manifest, package.digest, engine, None if trusted else trial)
 
     def _roll_back(self, model: str, reason: str) -> HandoverAnswer:
         record = self._store.record(model)
         if record.active is None or record.previous is None:
             raise Refused(f"{model} has no previous package to put back.", "Deploy another version.")
-        fresh = self._proven_resident(self._store.open(record.previous.digest, self._trust()))
+        fresh = self._proven_resident(
+            self._store.open(record.previous.digest, self._trust()), trusted=True, at="rollback.loading"
+        )
         bad, good = record.active, record.previous
         self._store.quarantine(record, Verdict(bad.digest, bad.version, reason, record.epoch))
         self._service.switch(fresh)
@@ -238,13 +242,13 @@ class Activation:
         return HandoverAnswer(PackageState.ACTIVE, model, good.version, good.digest, record.epoch, reason, True)
 
     def _judge_trials(self, record: ModelRecord) -> ModelRecord:
-        """Quarantine a digest during whose first runs the worker died MAX_CRASHES times."""
+        """Quarantine a digest that the worker died of MAX_CRASHES times."""
         suspects = {item.digest: item.version for item in (record.active,) if item is not None}
         if record.wanted is not None and record.wanted.digest not in suspects:
             suspects[record.wanted.digest] = self._version_of(record.wanted.digest)
         for digest, version in suspects.items():
             if self._store.crashes(digest) >= MAX_CRASHES:
-                reason = f"The server died {MAX_CRASHES} times during the first runs of {record.model} {version}."
+                reason = f"The server died {MAX_CRASHES} times loading or first running {record.model} {version}."
                 _LOG.error("%s It is quarantined.", reason)
                 record = self._store.quarantine(record, Verdict(digest, version, reason, record.epoch))
         return record
@@ -258,13 +262,15 @@ class Activation:
     def _restored(self, record: ModelRecord, installed: Installed) -> bool:
         """Whether it answers again. Where not, the ledger stays: its component's next hand-over repairs it."""
         try:
-            if not record.trusted and installed == record.active:
-                self._store.begin_trial(installed.digest)
-            fresh = self._proven_resident(self._store.open(installed.digest, self._trust()))
+            package = self._store.open(installed.digest, self._trust())
+            trusted = record.trusted and installed == record.active
+            fresh = self._proven_resident(package, trusted=trusted, at="restore.loading")
         except HybridgeError as error:
             _LOG.error("%s %s cannot be restored: %s", record.model, installed.version, error)
             return False
         self._service.switch(fresh)
+        if trusted:
+            self._store.trust(record.model, installed.digest)  # it loaded: earlier deaths are forgiven
         return True
 
     def _decline(self, record: ModelRecord, handover: Handover, decision: Decision) -> HandoverAnswer:

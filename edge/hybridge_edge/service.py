@@ -11,7 +11,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -72,9 +72,11 @@ class Counters:
 
 
 class Resident:
-    """A model in memory, with the leases on it."""
+    """A model in memory, with the leases on it; ``trial`` marks its runs until it is trusted."""
 
-    def __init__(self, manifest: Manifest, digest: str, engine: Engine) -> None:
+    def __init__(
+        self, manifest: Manifest, digest: str, engine: Engine, trial: AbstractContextManager[None] | None = None
+    ) -> None:
         self.manifest = manifest
         self.digest = digest
         self.engine = engine
@@ -82,6 +84,7 @@ class Resident:
         self.leases = 0
         self.retired = False
         self.answers = 0
+        self.trial: AbstractContextManager[None] = trial or nullcontext()
 
 
 class Service:
@@ -145,7 +148,7 @@ class Service:
             with self._lease(request.model, request.version) as resident:
                 rows = resident.signature.check(request.inputs)
                 wanted = resident.signature.select(request.outputs)
-                with self._gate.enter(timeout_s):
+                with self._gate.enter(timeout_s), resident.trial:
                     started = time.perf_counter_ns()
                     result = resident.engine.run(request.inputs)
                 answer = Answer(
@@ -212,6 +215,8 @@ class Service:
             before = self._counters.get(name, Counters())
             self._counters[name] = Counters(before.requests + 1, before.failures, before.invalid)
             resident.answers += 1
+            if resident.answers == TRIAL_RUNS:
+                resident.trial = nullcontext()
             return resident.answers == TRIAL_RUNS
 
     def _count_error(self, model: str, error: BaseException) -> None:

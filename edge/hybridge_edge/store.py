@@ -2,7 +2,7 @@
 
     STORE/lock                    held while a server uses the store
     STORE/state.json              the ledger
-    STORE/trials/HEX              a digest whose first runs are not over; its content counts the crashes meanwhile
+    STORE/trials/                 marks of digests that load or run for the first times: see trials.py
     STORE/packages/HEX/           one verified package each, named by its digest
     STORE/packages/.incoming-*    a copy under way; removed at the next start
 
@@ -23,6 +23,7 @@ from hybridge_edge.contract.errors import InvalidDocument, PackageRefused, Refus
 from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.ledger import Installed, ModelRecord, Verdict, Wanted
 from hybridge_edge.package import Package
+from hybridge_edge.trials import Trial
 from hybridge_edge.trust import open_package
 
 _LOG = logging.getLogger(__name__)
@@ -75,14 +76,14 @@ class Store:
         """Never run this digest again (until a higher epoch); the previous package is the active one."""
         record = record.put_back(replace(verdict, reason=verdict.reason[: ledger.MAX_REASON]))
         self.save(record)
-        self.end_trial(verdict.digest)
+        trials.forget(self.folder, verdict.digest)
         return record
 
     def refuse(self, record: ModelRecord, verdict: Verdict) -> ModelRecord:
         """Remember why a package was not activated."""
         record = record.with_refusal(replace(verdict, reason=verdict.reason[: ledger.MAX_REASON]))
         self.save(record)
-        self.end_trial(verdict.digest)
+        trials.forget(self.folder, verdict.digest)
         return record
 
     def retire(self, record: ModelRecord) -> ModelRecord:
@@ -94,9 +95,11 @@ class Store:
     def trust(self, model: str, digest: str) -> None:
         """The active digest has passed its first runs."""
         record = self.record(model)
-        if record.active is not None and record.active.digest == digest and not record.trusted:
+        if record.active is None or record.active.digest != digest:
+            return
+        if not record.trusted:
             self.save(replace(record, trusted=True))
-            self.end_trial(digest)
+        trials.forget(self.folder, digest)
 
     def holds(self, digest: str) -> bool:
         """Whether a package is installed; its content is checked when it is opened and read."""
@@ -155,15 +158,12 @@ class Store:
             if path.name not in kept and not path.name.startswith(_INCOMING):
                 self.discard(f"sha256:{path.name}")
 
-    def begin_trial(self, digest: str) -> None:
-        """Before a digest's first runs: if the worker dies now, this names the culprit."""
-        trials.begin(self.folder, digest)
-
-    def end_trial(self, digest: str) -> None:
-        trials.end(self.folder, digest)
+    def trial(self, digest: str) -> Trial:
+        """Marks the digest while it loads or runs, so that a death of the worker is laid at its door."""
+        return Trial(self.folder, digest)
 
     def crashes(self, digest: str) -> int:
-        """How often the worker died during this digest's trial."""
+        """How often the worker died while this digest loaded, or ran without being trusted yet."""
         return trials.crashes(self.folder, digest)
 
     def _read_ledger(self) -> dict[str, ModelRecord]:

@@ -1,41 +1,69 @@
-"""Crash markers: before a digest's first runs a file names it, and each death of the worker meanwhile adds one to it.
+"""Who was running when the worker died: marks around the loads and first runs of a digest, and a count of deaths.
 
-The worker writes and removes markers, the supervisor counts; a power cut or a stop counts nothing.
+    STORE/trials/HEX.running    there while the digest is being loaded or, until it is trusted, answers a request
+    STORE/trials/HEX            how often the worker died meanwhile
+
+The worker makes and removes the marks, the supervisor counts. A mark need not survive a power cut, only a dead process,
+so it costs no fsync; one that does survive is counted like any other.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from threading import Lock
+from types import TracebackType
 
 from hybridge_edge import durable
 
 FOLDER = "trials"
+_RUNNING = ".running"
 
 
-def begin(store: Path, digest: str) -> None:
-    """Name the digest as the culprit of what may happen now."""
-    if not _path(store, digest).exists():
-        durable.write(_path(store, digest), b"0\n")
+class Trial:
+    """Marks a digest while at least one thread is inside ``with trial:``."""
+
+    def __init__(self, store: Path, digest: str) -> None:
+        self._mark = _path(store, digest).with_suffix(_RUNNING)
+        self._lock = Lock()
+        self._inside = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                os.close(os.open(self._mark, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._mark.unlink(missing_ok=True)
 
 
-def end(store: Path, digest: str) -> None:
-    """Its first runs are over, or it does not run at all."""
-    durable.remove(_path(store, digest))
+def forget(store: Path, digest: str) -> None:
+    """The digest is trusted, or may not run at all: its count is over."""
+    path = _path(store, digest)
+    if path.exists():
+        durable.remove(path)
 
 
 def crashes(store: Path, digest: str) -> int:
-    """How often the worker died during this digest's trial; 0 where there is none."""
+    """How often the worker died with this digest marked."""
     return _count(_path(store, digest))
 
 
 def count_crash(store: Path) -> None:
-    """The supervisor's part: the worker died, so every trial under way counts one crash more."""
+    """The supervisor's part, where a worker died: every digest that was marked has one death more."""
     folder = store / FOLDER
     if not folder.is_dir():
         return
-    for path in folder.iterdir():
-        if not path.name.startswith("."):  # a file that durable.write had under way
-            durable.write(path, b"%d\n" % (_count(path) + 1))
+    for mark in folder.glob(f"*{_RUNNING}"):
+        path = mark.with_suffix("")
+        durable.write(path, b"%d\n" % (_count(path) + 1))
+        mark.unlink()
 
 
 def _path(store: Path, digest: str) -> Path:
@@ -47,5 +75,5 @@ def _count(path: Path) -> int:
         return int(path.read_text())
     except FileNotFoundError:
         return 0
-    except ValueError:  # not ours or damaged: a marker is a marker
+    except ValueError:  # damaged: that there is a count means that there was a death
         return 1

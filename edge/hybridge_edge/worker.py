@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from threading import Event, Thread
 
 from hybridge_edge import engine, runtime, trust
@@ -18,6 +19,7 @@ from hybridge_edge.contract.errors import HybridgeError
 from hybridge_edge.gate import Gate
 from hybridge_edge.lines import LineServer
 from hybridge_edge.management import Facts, Management
+from hybridge_edge.reporting import Reporter, Snapshot
 from hybridge_edge.server import InferenceServer, quiet_grpc
 from hybridge_edge.service import Service
 from hybridge_edge.settings import ServeSettings
@@ -53,13 +55,14 @@ def serve(settings: ServeSettings, stop: Event) -> None:
     quiet_grpc()
     version = installed_version()
     runtime_folder = runtime.folder()
-    changed = Event()
     runs_at_once = max(1, (os.cpu_count() or 1) // settings.threads)
     service = Service(Gate(runs_at_once), lambda model, digest: activation.proven(model, digest))
     store = Store(settings.store)
     activation = Activation(
-        store, service, trust.read_trust, lambda package: engine.load(package, settings.threads), changed.set
+        store, service, trust.read_trust, lambda package: engine.load(package, settings.threads), lambda: changed()
     )
+    reporter = _reporter(settings, service, activation, version)
+    changed: Callable[[], None] = reporter.changed if reporter is not None else lambda: None
     activation.restore()
     socket = runtime_folder / runtime.INFERENCE_SOCKET
     server = InferenceServer(service, socket, settings.tcp, version, lambda: _ready(store, service))
@@ -74,6 +77,8 @@ def serve(settings: ServeSettings, stop: Event) -> None:
             runtime_folder
         )
         _LOG.info("serving on %s%s", facts.inference, f" and {facts.tcp}" if facts.tcp else "")
+        if reporter is not None:
+            reporter.start()
         activation.resume()
         stop.wait()
     finally:
@@ -82,6 +87,8 @@ def serve(settings: ServeSettings, stop: Event) -> None:
         activation.close()
         if service.capture is not None:
             service.capture.close()
+        if reporter is not None:
+            reporter.close()
 
 
 def _ready(store: Store, service: Service) -> bool:
@@ -96,6 +103,25 @@ def _start_capture(service: Service, settings: ServeSettings) -> None:
 
     policy = CapturePolicy(settings.capture_share, settings.capture_confidence_below)
     service.capture = Capture(policy, settings.spool, settings.spool_megabytes * 1024 * 1024)
+
+
+def _reporter(settings: ServeSettings, service: Service, activation: Activation, version: str) -> Reporter | None:
+    """Tells the cloud what this device runs; None on a machine that is no Greengrass device."""
+    thing = os.environ.get("AWS_IOT_THING_NAME")
+    if not thing:
+        _LOG.info("no AWS_IOT_THING_NAME: this server reports to nobody")
+        return None
+
+    def snapshot() -> Snapshot:
+        counters = service.capture.counters() if service.capture is not None else None
+        return Snapshot(
+            runtime_version=version,
+            models=activation.reports(),
+            captured=counters.spool_records if counters else 0,
+            spool_bytes=counters.spool_bytes if counters else 0,
+        )
+
+    return Reporter(thing, snapshot, settings.store)
 
 
 def _watch(alive: int, stop: Event) -> None:

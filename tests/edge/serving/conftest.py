@@ -15,8 +15,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import numpy
 import onnx
@@ -165,10 +166,16 @@ def build(
 
 
 @pytest.fixture
-def packages(tmp_path: Path) -> Iterator[Callable[..., Built]]:
-    """Builds packages, each in a folder of its own."""
+def kit() -> ModuleType:
+    """This module, for its functions: tests cannot import a conftest by name."""
+    return sys.modules[__name__]
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Callable[..., Built]:
+    """Builds a package, each in a folder of its own: see ``build``."""
     count = iter(range(1000))
-    yield lambda *arguments, **options: build(tmp_path / f"package-{next(count)}", *arguments, **options)
+    return lambda *arguments, **options: build(tmp_path / f"package-{next(count)}", *arguments, **options)
 
 
 @pytest.fixture
@@ -272,6 +279,3 @@ def server(short: Path, trust: TrustDocument) -> Iterator[Server]:
     yield one
     if one.process is not None and one.process.poll() is None:
         one.kill_tree()
-
-
-__all__ = ["Built", "Server", "build", "replace", "scores", "sign", "signer", "trust_of", "window"]

@@ -1,0 +1,273 @@
+"""Activation over a real store and real ONNX Runtime sessions; the old model serves whatever happens to the new one."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from hybridge_edge import engine
+from hybridge_edge.activation import Activation
+from hybridge_edge.contract.errors import ModelNotFound, PackageRefused, Refused
+from hybridge_edge.contract.states import Mode, PackageState
+from hybridge_edge.contract.tensors import TensorSpec
+from hybridge_edge.contract.trust_document import TrustDocument
+from hybridge_edge.gate import Gate
+from hybridge_edge.service import TRIAL_RUNS, Inference, Service
+from hybridge_edge.store import Store
+
+
+class Device:
+    """A store with what runs on it; ``restart`` begins again from the disk."""
+
+    def __init__(self, folder: Path, trust: TrustDocument, kit: ModuleType) -> None:
+        self.folder, self.trust, self.kit = folder, trust, kit
+        self.changes = 0
+        self.start()
+
+    def start(self) -> None:
+        self.store = Store(self.folder)
+        self.service = Service(Gate(2), lambda model, digest: self.activation.proven(model, digest))
+        self.activation = Activation(
+            self.store, self.service, lambda: self.trust, lambda package: engine.load(package, 1), self.count
+        )
+        self.activation.restore()
+
+    def count(self) -> None:
+        self.changes += 1
+
+    def restart(self) -> None:
+        self.activation.close()
+        self.start()
+
+    def serves(self) -> tuple[str, float]:
+        """The version that answers, and the factor its numbers show."""
+        window = self.kit.window()
+        answer = self.service.infer(Inference("watch", "", "", {"window": window}), 5.0)
+        (_, scores), *_ = answer.outputs
+        return answer.version, round(float(scores.sum() / window.mean(axis=1).sum()), 3)
+
+    def states(self) -> dict[str, PackageState]:
+        return {report.version: report.state for report in self.activation.reports()}
+
+
+@pytest.fixture
+def device(tmp_path: Path, trust: TrustDocument, kit: ModuleType) -> Iterator[Device]:
+    one = Device(tmp_path / "store", trust, kit)
+    yield one
+    one.activation.close()
+
+
+def test_a_first_package_answers_and_survives_a_restart_without_its_source(device: Device, packages: Callable) -> None:
+    built = packages("1.0.0", 3.0)
+    answer = device.activation.hand_over(built.handover(1))
+    assert (answer.state, answer.version, answer.epoch) == (PackageState.ACTIVE, "1.0.0", 1)
+    assert device.serves() == ("1.0.0", 3.0)
+    shutil.rmtree(built.folder)
+    device.restart()
+    assert device.serves() == ("1.0.0", 3.0)
+    assert device.activation.hand_over(built.handover(1)).state is PackageState.ACTIVE
+
+
+def test_a_higher_epoch_wins_a_lower_one_is_superseded_an_equal_one_changes_nothing(
+    device: Device, packages: Callable
+) -> None:
+    one, two = packages("1.0.0", 1.0), packages("1.1.0", 2.0)
+    device.activation.hand_over(one.handover(5))
+    resident = device.service.resident("watch")
+    assert device.activation.hand_over(one.handover(5)).state is PackageState.ACTIVE
+    assert device.service.resident("watch") is resident
+    late = device.activation.hand_over(two.handover(4))
+    assert (late.state, late.seen_before) == (PackageState.REFUSED, True)
+    assert "superseded by epoch 5" in late.reason
+    assert device.serves() == ("1.0.0", 1.0)
+    assert device.activation.hand_over(two.handover(6)).state is PackageState.ACTIVE
+    assert device.serves() == ("1.1.0", 2.0)
+
+
+def test_put_back_needs_no_source(device: Device, packages: Callable) -> None:
+    one, two = packages("1.0.0", 1.0), packages("1.1.0", 2.0)
+    device.activation.hand_over(one.handover(1))
+    device.activation.hand_over(two.handover(2))
+    shutil.rmtree(one.folder)
+    assert device.activation.hand_over(one.handover(3)).state is PackageState.ACTIVE
+    assert device.serves() == ("1.0.0", 1.0)
+
+
+def test_packages_nobody_needs_are_removed(device: Device, packages: Callable) -> None:
+    for number in range(4):
+        device.activation.hand_over(packages(f"1.{number}.0", 1.0 + number).handover(number + 1))
+    assert len(list((device.folder / "packages").iterdir())) == 2
+
+
+def broken_graph(packages: Callable, kit: ModuleType) -> object:
+    return packages("1.1.0", 2.0, graph=b"no graph at all")
+
+
+def wrong_golden(packages: Callable, kit: ModuleType) -> object:
+    return packages("1.1.0", 2.0, golden_error=0.01)
+
+
+def other_signature(packages: Callable, kit: ModuleType) -> object:
+    spec = TensorSpec("scores", "FP32", (-1, 4))
+    return packages("1.1.0", 2.0, change=lambda manifest: replace(manifest, outputs=(spec,)))
+
+
+def unknown_provider(packages: Callable, kit: ModuleType) -> object:
+    return packages(
+        "1.1.0",
+        2.0,
+        change=lambda manifest: replace(
+            manifest, variants=tuple(replace(one, providers=("NoProvider",)) for one in manifest.variants)
+        ),
+    )
+
+
+def unsigned(packages: Callable, kit: ModuleType) -> object:
+    built = packages("1.1.0", 2.0)
+    (built.folder / "signature.json").unlink()
+    return built
+
+
+def stranger(packages: Callable, kit: ModuleType) -> object:
+    return packages("1.1.0", 2.0, signers=(kit.signer(3),))
+
+
+def altered(packages: Callable, kit: ModuleType) -> object:
+    built = packages("1.1.0", 2.0)
+    (built.folder / "model.onnx").write_bytes(kit.model_graph(9.0))
+    return built
+
+
+def other_model(packages: Callable, kit: ModuleType) -> object:
+    built = packages("1.1.0", 2.0, name="bearing")
+    built.manifest = replace(built.manifest, name="watch")
+    return built
+
+
+def gone(packages: Callable, kit: ModuleType) -> object:
+    built = packages("1.1.0", 2.0)
+    shutil.rmtree(built.folder)
+    return built
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (broken_graph, r"load: model\.onnx cannot be loaded"),
+        (wrong_golden, "golden: .* differs by up to 0.01"),
+        (other_signature, r"load: model\.onnx: output 'scores'"),
+        (unknown_provider, "load: No variant"),
+        (unsigned, r"verify: The package has no 'signature\.json'"),
+        (stranger, "verify: The package is not signed"),
+        (altered, r"verify: 'model\.onnx' of the package is not the file that was signed"),
+        (other_model, "verify: The package is of model 'bearing'"),
+        (gone, "verify: "),
+    ],
+)
+def test_a_package_that_fails_a_step_is_refused_and_the_old_one_keeps_serving(
+    device: Device, packages: Callable, kit: ModuleType, make: Callable, reason: str
+) -> None:
+    device.activation.hand_over(packages("1.0.0", 1.0).handover(1))
+    resident = device.service.resident("watch")
+    bad = make(packages, kit)
+    answer = device.activation.hand_over(bad.handover(2))
+    assert (answer.state, answer.seen_before) == (PackageState.REFUSED, False)
+    with pytest.raises(PackageRefused, match=reason):
+        raise PackageRefused(answer.reason)
+    assert device.service.resident("watch") is resident
+    assert PackageState.REFUSED in device.states().values()
+    assert device.states()["1.0.0"] is PackageState.ACTIVE
+    again = device.activation.hand_over(bad.handover(2))
+    assert (again.state, again.seen_before) == (PackageState.REFUSED, True)
+    device.restart()
+    assert device.serves() == ("1.0.0", 1.0)
+    assert not list((device.folder / "trials").iterdir())
+
+
+def test_retiring_unloads_and_a_higher_epoch_brings_it_back(device: Device, packages: Callable) -> None:
+    built = packages("1.0.0", 1.0)
+    device.activation.hand_over(built.handover(1))
+    assert device.activation.hand_over(built.handover(2, Mode.RETIRE)).state is PackageState.RETIRED
+    with pytest.raises(ModelNotFound):
+        device.serves()
+    assert list(device.states().values()) == [PackageState.RETIRED]
+    assert not list((device.folder / "packages").iterdir())
+    device.restart()
+    assert device.activation.hand_over(built.handover(1)).seen_before
+    assert device.activation.hand_over(built.handover(2, Mode.RETIRE)).state is PackageState.RETIRED
+    assert device.activation.hand_over(built.handover(3)).state is PackageState.ACTIVE
+
+
+def test_a_local_rollback_holds_until_a_higher_epoch(device: Device, packages: Callable) -> None:
+    one, two = packages("1.0.0", 1.0), packages("1.1.0", 2.0)
+    device.activation.hand_over(one.handover(1))
+    with pytest.raises(Refused, match="no previous"):
+        device.activation.rollback("watch", "too warm")
+    device.activation.hand_over(two.handover(2))
+    assert device.activation.rollback("watch", "too warm").version == "1.0.0"
+    for _ in range(2):
+        answer = device.activation.hand_over(two.handover(2))
+        assert (answer.state, answer.reason) == (PackageState.QUARANTINED, "too warm")
+        assert device.serves() == ("1.0.0", 1.0)
+        assert device.states()["1.1.0"] is PackageState.QUARANTINED
+        device.restart()
+    assert device.activation.hand_over(two.handover(3)).state is PackageState.ACTIVE
+    assert device.serves() == ("1.1.0", 2.0)
+
+
+def test_a_lost_store_is_filled_again_by_the_components_hand_over(device: Device, packages: Callable) -> None:
+    built = packages("1.0.0", 1.0)
+    device.activation.hand_over(built.handover(7))
+    shutil.rmtree(device.folder)
+    device.restart()
+    with pytest.raises(ModelNotFound):
+        device.serves()
+    assert device.activation.hand_over(built.handover(7)).state is PackageState.ACTIVE
+    assert device.serves() == ("1.0.0", 1.0)
+
+
+def test_an_unreadable_ledger_is_set_aside(device: Device, packages: Callable) -> None:
+    built = packages("1.0.0", 1.0)
+    device.activation.hand_over(built.handover(1))
+    (device.folder / "state.json").write_text('{"format": 1, "models": [{')
+    device.restart()
+    assert list(device.folder.glob("state.json.unreadable-*"))
+    assert device.activation.hand_over(built.handover(1)).state is PackageState.ACTIVE
+
+
+def test_a_package_that_rots_in_the_store_is_never_served_and_is_repaired(device: Device, packages: Callable) -> None:
+    one, two = packages("1.0.0", 1.0), packages("1.1.0", 2.0)
+    device.activation.hand_over(one.handover(1))
+    device.activation.hand_over(two.handover(2))
+    rotten = device.folder / "packages" / two.digest.removeprefix("sha256:") / "model.onnx"
+    rotten.write_bytes(rotten.read_bytes()[:-1] + b"\xff")
+    device.restart()
+    assert device.serves() == ("1.0.0", 1.0)
+    assert device.activation.hand_over(two.handover(2)).state is PackageState.ACTIVE
+    assert device.serves() == ("1.1.0", 2.0)
+
+
+def test_a_staged_package_is_installed_and_not_switched_to(device: Device, packages: Callable) -> None:
+    device.activation.hand_over(packages("1.0.0", 1.0).handover(1))
+    two = packages("1.1.0", 2.0)
+    assert device.activation.hand_over(two.handover(2, Mode.STAGE)).state is PackageState.STAGED
+    assert device.serves() == ("1.0.0", 1.0)
+    assert device.store.holds(two.digest)
+
+
+def test_a_digest_is_trusted_after_its_first_runs(device: Device, packages: Callable) -> None:
+    built = packages("1.0.0", 1.0)
+    device.activation.hand_over(built.handover(1))
+    for _ in range(TRIAL_RUNS):
+        assert not device.store.record("watch").trusted
+        device.serves()
+    device.activation.hand_over(built.handover(1))  # waits behind the work that ends the trial
+    assert device.store.record("watch").trusted
+
+
+def test_every_change_is_told(device: Device, packages: Callable) -> None:
+    device.activation.hand_over(packages("1.0.0", 1.0).handover(1))
+    assert device.changes == 1
