@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_what_is_captured_lies_in_the_spool_with_its_reason(spool_folder: Path, 
 
 def test_every_number_of_a_sample_survives_the_spool(spool_folder: Path, observe: Observe) -> None:
     capture = Capture(CapturePolicy(1.0, 0.0), spool_folder)
-    features = {"b": np.arange(6, dtype=">i4").reshape(2, 3)[:, ::-1], "a": np.float16([[1.5, math.inf]])}
+    features = {"b": np.arange(6, dtype=">i4").reshape(2, 3)[:, ::-1], "a": np.array([[1.5, math.inf]], np.float16)}
     capture.offer(observe(features=features, outputs={"flag": np.array(True)}, confidence=math.nan))
     capture.close()
     (sample,) = samples(spool_folder)
@@ -124,8 +125,6 @@ def test_a_second_server_on_one_spool_is_told_who_is_in_the_way(spool_folder: Pa
 def test_a_disk_that_stands_still_fills_the_queue_and_never_a_request(
     spool_folder: Path, observe: Observe, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., None]
 ) -> None:
-    import threading
-
     goes_on = threading.Event()
     real = SpoolWriter.append
     monkeypatch.setattr(SpoolWriter, "append", lambda self, bodies: (goes_on.wait(), real(self, bodies))[1])
@@ -141,13 +140,13 @@ def test_a_disk_that_stands_still_fills_the_queue_and_never_a_request(
 
 
 def test_many_threads_offer_at_once_and_every_sample_is_counted(spool_folder: Path, observe: Observe) -> None:
-    import threading
-
     capture = Capture(CapturePolicy(0.5, 0.0), spool_folder, rng=random.Random(1))
-    threads = [
-        threading.Thread(target=lambda base: [capture.offer(observe(base + n)) for n in range(100)], args=(1000 * t,))
-        for t in range(4)
-    ]
+
+    def offer_hundred(base: int) -> None:
+        for number in range(100):
+            capture.offer(observe(base + number))
+
+    threads = [threading.Thread(target=offer_hundred, args=(1000 * number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 from botocore.auth import S3SigV4Auth
@@ -81,7 +82,7 @@ def test_wrong_settings_are_a_usage_error_with_a_remedy(bucket: str, environment
     assert error.value.remedy
 
 
-def test_an_object_is_written_once(s3) -> None:  # type: ignore[no-untyped-def]
+def test_an_object_is_written_once(s3: Any) -> None:
     bucket = Bucket("data", s3.environment())
     assert bucket.put("devices/a:b/x.npz", b"content", only_if_absent=True)
     assert not bucket.put("devices/a:b/x.npz", b"other", only_if_absent=True)
@@ -92,7 +93,7 @@ def test_an_object_is_written_once(s3) -> None:  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("fault", ["500", "503", "cut", "lost-answer", "expired", "skewed"])
-def test_what_may_pass_is_to_be_tried_again(s3, fault: str) -> None:  # type: ignore[no-untyped-def]
+def test_what_may_pass_is_to_be_tried_again(s3: Any, fault: str) -> None:
     bucket = Bucket("data", s3.environment())
     s3.fault = lambda: fault
     with pytest.raises(TryAgain):
@@ -102,7 +103,7 @@ def test_what_may_pass_is_to_be_tried_again(s3, fault: str) -> None:  # type: ig
     assert s3.objects == {"key": b"content"}
 
 
-def test_a_refusal_names_the_bucket_and_what_to_check(s3) -> None:  # type: ignore[no-untyped-def]
+def test_a_refusal_names_the_bucket_and_what_to_check(s3: Any) -> None:
     s3.fault = lambda: "403"
     with pytest.raises(Refused, match=r"AccessDenied.*bucket data") as error:
         Bucket("data", s3.environment()).put("key", b"content")
@@ -163,7 +164,7 @@ def answer_of(life: timedelta, number: int) -> dict[str, str]:
     }
 
 
-def test_credentials_come_from_the_token_exchange_and_are_kept_while_they_live(exchange) -> None:  # type: ignore[no-untyped-def]
+def test_credentials_come_from_the_token_exchange_and_are_kept_while_they_live(exchange: Any) -> None:
     environment, say, seen = exchange
     source = CredentialSource(environment)
     say(200, answer_of(timedelta(hours=1), 1))
@@ -176,7 +177,7 @@ def test_credentials_come_from_the_token_exchange_and_are_kept_while_they_live(e
     assert "ASIA" not in repr(source.get())
 
 
-def test_credentials_that_have_ended_are_fetched_again(exchange) -> None:  # type: ignore[no-untyped-def]
+def test_credentials_that_have_ended_are_fetched_again(exchange: Any) -> None:
     environment, say, _ = exchange
     source = CredentialSource(environment)
     say(200, answer_of(timedelta(seconds=-5), 1))
@@ -186,7 +187,7 @@ def test_credentials_that_have_ended_are_fetched_again(exchange) -> None:  # typ
 
 
 @pytest.mark.parametrize(("status", "body"), [(500, {}), (403, {}), (200, {"AccessKeyId": 7}), (200, [])])
-def test_a_token_exchange_without_credentials_is_unavailable(exchange, status: int, body: object) -> None:  # type: ignore[no-untyped-def]
+def test_a_token_exchange_without_credentials_is_unavailable(exchange: Any, status: int, body: object) -> None:
     environment, say, _ = exchange
     say(status, body)
     with pytest.raises(Unavailable):
