@@ -27,6 +27,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner
 
 from hybridge_edge import lines
+from hybridge_edge.activation import Activation
 from hybridge_edge.contract.document import sha256
 from hybridge_edge.contract.handover import Handover
 from hybridge_edge.contract.manifest import (
@@ -38,10 +39,14 @@ from hybridge_edge.contract.manifest import (
     Manifest,
     Variant,
 )
-from hybridge_edge.contract.states import Mode
+from hybridge_edge.contract.states import Mode, PackageState
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.contract.trust_document import TrustDocument, TrustedKey
+from hybridge_edge.engine import load
+from hybridge_edge.gate import Gate
 from hybridge_edge.runtime import Endpoint
+from hybridge_edge.service import Service
+from hybridge_edge.store import Store
 
 STEPS, CHANNELS = 8, 3
 MODEL = "watch"
@@ -181,6 +186,17 @@ def packages(tmp_path: Path) -> Callable[..., Built]:
 @pytest.fixture
 def trust() -> TrustDocument:
     return trust_of(signer())
+
+
+def activate(store_folder: Path, built: Built) -> None:
+    """Have a package be the active one of a store before any server starts on it."""
+    service = Service(Gate(1), lambda model, digest: None)
+    activation = Activation(
+        Store(store_folder), service, lambda: trust_of(signer()), lambda package: load(package, 1), lambda: None
+    )
+    answer = activation.hand_over(built.handover(1))
+    activation.close()
+    assert answer.state is PackageState.ACTIVE, answer
 
 
 @dataclass

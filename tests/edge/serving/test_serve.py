@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from types import ModuleType
@@ -18,6 +19,7 @@ import numpy
 import pytest
 
 from hybridge_edge import lock
+from hybridge_edge.cli import main
 from hybridge_edge.client import Client
 from hybridge_edge.contract.errors import Conflict, Unavailable
 
@@ -109,11 +111,8 @@ def test_a_power_cut_during_activation_leaves_the_old_or_the_new_model(
     server: Any, packages: Callable, kit: ModuleType, point: str
 ) -> None:
     old, new = packages("1.0.0", 1.0), packages("1.1.0", 2.0)
-    server.start()
-    server.hand_over(old.handover(1))
-    server.stop()
+    kit.activate(server.store, old)
     server.start(HYBRIDGE_FAILPOINT=f"tree:{point}")
-    assert served(server, kit) == ("1.0.0", 1.0)
     with pytest.raises(Unavailable):
         server.hand_over(new.handover(2))
     server.kill_tree()
@@ -130,9 +129,7 @@ def test_a_package_that_kills_the_worker_three_times_is_quarantined_and_the_old_
     server: Any, packages: Callable, kit: ModuleType
 ) -> None:
     old, new = packages("1.0.0", 1.0), packages("1.1.0", 2.0)
-    server.start()
-    server.hand_over(old.handover(1))
-    server.stop()
+    kit.activate(server.store, old)
     server.start(HYBRIDGE_FAILPOINT="activation.loading")
     with pytest.raises(Unavailable):
         server.hand_over(new.handover(2))
@@ -193,53 +190,70 @@ def test_the_sockets_are_ours_alone_and_strange_lines_are_answered(server: Any) 
     assert server.say(verb="status")["ok"] is True
 
 
-def command(server: Any, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "hybridge_edge.cli", *arguments],
-        env={**server.environment, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+@dataclass
+class Ran:
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def test_the_commands(server: Any, packages: Callable, kit: ModuleType, tmp_path: Path) -> None:
-    away = command(server, "status")
+@pytest.fixture
+def command(server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Runs ``hybridge-edge`` in this process, with the server's environment."""
+    for name, value in server.environment.items():
+        if name.startswith("HYBRIDGE_"):
+            monkeypatch.setenv(name, value)
+
+    def run(*arguments: str) -> Ran:
+        capsys.readouterr()
+        try:
+            code = main(arguments)
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return Ran(code, *capsys.readouterr())
+
+    return run
+
+
+def test_the_commands(
+    server: Any, command: Callable[..., Ran], packages: Callable, kit: ModuleType, tmp_path: Path
+) -> None:
+    away = command("status")
     assert away.returncode == 1
     assert "Start it with hybridge-edge serve" in away.stderr
     server.arguments += ["--capture-share", "1", "--spool", str(tmp_path / "spool")]
     server.start()
-    assert "no model yet" in command(server, "status").stdout
+    assert "no model yet" in command("status").stdout
     built = packages("1.0.0", 2.0)
-    first = command(server, "activate", str(built.folder))
+    first = command("activate", str(built.folder))
     assert (first.returncode, first.stdout) == (0, "watch 1.0.0 is ACTIVE at epoch 1\n")
-    bad = command(server, "activate", str(packages("1.1.0", 3.0, golden_error=1.0).folder))
+    bad = command("activate", str(packages("1.1.0", 3.0, golden_error=1.0).folder))
     assert bad.returncode == 1
     assert "REFUSED: golden: " in bad.stderr
     numpy.save(tmp_path / "window.npy", kit.window()[0])
-    asked = command(server, "infer", "--model", "watch", "--input", str(tmp_path / "window.npy"), "--sample-id", "one")
+    asked = command("infer", "--model", "watch", "--input", str(tmp_path / "window.npy"), "--sample-id", "one")
     answer = json.loads(asked.stdout)
     assert (answer["version"], answer["sample_id"]) == ("1.0.0", "one")
     numpy.testing.assert_allclose(answer["outputs"]["scores"], kit.scores(kit.window(), 2.0), rtol=1e-5, atol=1e-6)
-    assert "watch 1.0.0  ACTIVE  epoch 2" in command(server, "status").stdout
+    assert "watch 1.0.0  ACTIVE  epoch 2" in command("status").stdout
     assert eventually(lambda: server.say(verb="status")["capture"]["captured"] == 1)
     assert server.endpoint.spool == str(tmp_path / "spool")
     for wrong in (
         ("infer", "--model", "watch", "--input", "none.npy"),
         ("infer", "--model", "watch", "--input", f"windw={tmp_path / 'window.npy'}"),
         ("activate", str(tmp_path / "nowhere")),
-        ("serve", "--tcp", "0.0.0.0:1"),
         ("serve", "--threads", "many"),
         ("serve", "--capture-share", "2"),
         ("dance",),
     ):
-        refused = command(server, *wrong, HYBRIDGE_STORE=str(tmp_path / "s"), HYBRIDGE_RUNTIME_DIR=_for(wrong, server))
+        refused = command(*wrong)
         assert refused.returncode in (1, 2), wrong
         assert refused.stderr.strip(), wrong
         assert "Traceback" not in refused.stderr, wrong
 
 
-def _for(wrong: tuple[str, ...], server: Any) -> str:
-    """``serve`` gets a runtime folder of its own, the others the running server's."""
-    return str(server.runtime.parent / "other") if wrong[0] == "serve" else str(server.runtime)
+def test_the_module_is_the_command(server: Any) -> None:
+    shown = subprocess.run([sys.executable, "-m", "hybridge_edge.cli", "--help"], capture_output=True, text=True)
+    assert shown.returncode == 0
+    for verb in ("serve", "activate", "infer", "status", "pipeline", "uplink"):
+        assert verb in shown.stdout

@@ -34,7 +34,7 @@ class SlowEngine:
 
     def __init__(self, inner: Engine) -> None:
         self.inner = inner
-        self.go, self.entered = Event(), Event()
+        self.go, self.entered, self.closed = Event(), Event(), Event()
 
     def run(self, inputs: Arrays) -> EngineResult:
         self.entered.set()
@@ -42,6 +42,8 @@ class SlowEngine:
         return self.inner.run(inputs)
 
     def close(self) -> None:
+        assert not self.closed.is_set(), "an engine is closed once"
+        self.closed.set()
         self.inner.close()
 
 
@@ -268,12 +270,31 @@ def test_a_request_in_flight_ends_on_the_model_it_began_with(
     new = packages("1.1.0", 7.0)
     engine = load(trusting.open_package(new.folder, trust), 1)
     running.service.switch(Resident(new.manifest, new.digest, engine))
+    assert not slow.closed.is_set()
     slow.go.set()
     response = call.result()
+    assert slow.closed.wait(10)
     assert response.model_version == "1.0.0"
     found = numpy.frombuffer(response.raw_output_contents[0], numpy.float32).reshape(1, 3)
     numpy.testing.assert_allclose(found, kit.scores(kit.window(), FACTOR), rtol=1e-5, atol=1e-6)
     assert stub(running.unix).ModelInfer(raw_request(kit.window())).model_version == "1.1.0"
+
+
+def test_a_stop_lets_running_requests_end_and_takes_no_new_ones(running: Running, kit: ModuleType) -> None:
+    slow = SlowEngine(running.fresh())
+    running.put(slow)
+    client = stub(running.unix)
+    call = client.ModelInfer.future(raw_request(kit.window()), timeout=20)
+    assert slow.entered.wait(10)
+    stopping = Thread(target=running.server.stop, args=(20,))
+    stopping.start()
+    codes = set()
+    while grpc.StatusCode.UNAVAILABLE not in codes:
+        late = client.ModelInfer.future(raw_request(kit.window()), timeout=1)
+        codes.add(late.code())
+    slow.go.set()
+    assert call.result().model_version == "1.0.0"
+    stopping.join()
 
 
 def test_each_row_is_offered_once_with_its_own_id_and_never_the_raw_input(running: Running, kit: ModuleType) -> None:
