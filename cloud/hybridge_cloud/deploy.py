@@ -26,8 +26,6 @@ from hybridge_edge.contract.states import Mode
 
 MAX_MERGE_BYTES = 7_000
 """Of one component's configuration; AWS allows 10,000 bytes, and a nucleus keeps more beside it."""
-_SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ._:/@%+=,-$*#")
-"""What a setting's value may hold: recipes put it between single quotes in a script."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +69,6 @@ class Setting:
             raise UsageError(f"{text!r} is not a setting.", "Write COMPONENT:key=value, such as SampleUplink:bucket=b.")
         if key.split(".")[0] == "hybridge":
             raise UsageError(f"{text!r} sets what deploy itself writes.", "Leave the key 'hybridge' out.")
-        if not set(value) <= _SAFE:
-            bad = sorted(set(value) - _SAFE)[0]
-            raise UsageError(f"The value of {name}:{key} holds {bad!r}.", "Use letters, digits and ._:/@%+=,-$*# only.")
         return cls(name, key, value)
 
 

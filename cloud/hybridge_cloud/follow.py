@@ -13,7 +13,7 @@ from hybridge_cloud.deploy import Deployed
 from hybridge_cloud.fleet.record import FleetModel
 from hybridge_edge.contract.document import canonical
 from hybridge_edge.contract.errors import InvalidDocument
-from hybridge_edge.contract.report import DeviceReport
+from hybridge_edge.contract.report import DeviceReport, ModelReport
 from hybridge_edge.contract.states import PackageState
 
 POLL_SECONDS = 1.0
@@ -118,16 +118,22 @@ def reported(thing: str) -> DeviceReport | None:
 
 
 def _judge(model: FleetModel, report: DeviceReport | None) -> tuple[End, str]:
-    found = next((item for item in report.models if item.model == model.model), None) if report else None
-    if found is None:
+    """Where a model is, by the device's report: it may name the version that serves and the one that was refused."""
+    found = [item for item in report.models if item.model == model.model] if report else []
+    if not found:
         return End.PENDING, f"no report of {model.model} yet"
-    if found.epoch < model.epoch:
-        return End.PENDING, f"the last report is of {found.model} {found.version}, epoch {found.epoch}"
-    if found.state is PackageState.ACTIVE and found.digest == model.digest and found.epoch == model.epoch:
+    heard = max(item.epoch for item in found)
+    said = "; ".join(_sentence(item) for item in found)
+    if heard < model.epoch:
+        return End.PENDING, f"the last report is of epoch {heard}: {said}"
+    ours = next((item for item in found if item.digest == model.digest), None)
+    if ours is not None and ours.state is PackageState.ACTIVE:
         return End.DONE, ""
-    what = f"{found.model} {found.version} is {found.state.value}{': ' + found.reason if found.reason else ''}"
-    if found.epoch > model.epoch:
-        return End.FAILED, f"superseded by epoch {found.epoch}; {what}"
-    if found.state in (PackageState.REFUSED, PackageState.QUARANTINED):
-        return End.REFUSED, what
-    return End.PENDING, what
+    if ours is not None and ours.state in (PackageState.REFUSED, PackageState.QUARANTINED):
+        return End.REFUSED, said
+    return (End.FAILED, f"superseded by epoch {heard}: {said}") if heard > model.epoch else (End.PENDING, said)
+
+
+def _sentence(report: ModelReport) -> str:
+    reason = f" ({report.reason})" if report.reason else ""
+    return f"{report.model} {report.version} is {report.state.value}{reason}"

@@ -50,8 +50,7 @@ def publish(package: Path, fleet: str, believed: TrustDocument, bucket: Bucket) 
     prefix = fleet_record.read(bucket, fleet).prefix
     with tempfile.TemporaryDirectory(prefix="hybridge-publish-") as temporary:
         # What is checked is what is published: a copy nobody else changes meanwhile.
-        copy = Path(temporary) / "package"
-        shutil.copytree(package, copy, symlinks=True)
+        copy = _copy(package, trust.verify_package(package, believed), Path(temporary) / "package")
         manifest = trust.verify_package(copy, believed)
         content = _content(copy, manifest)
         created = registry.add(bucket, _record(manifest, content, fleet))
@@ -87,6 +86,16 @@ def fetch(model: str, version: str, out: Path, believed: TrustDocument, bucket: 
             )
         durable.rename(folder, out)
     return manifest
+
+
+def _copy(package: Path, manifest: Manifest, out: Path) -> Path:
+    try:
+        for name in _files(manifest):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(package / name, out / name, follow_symlinks=False)
+    except OSError as error:
+        raise PackageRefused(f"The package {package} could not be read: {error}.", "Publish it again.") from None
+    return out
 
 
 def _files(manifest: Manifest) -> tuple[str, ...]:

@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from hybridge_cloud.aws import session
 from hybridge_edge.contract.document import Reader
 from hybridge_edge.contract.errors import InvalidDocument
-
-from hybridge_cloud.aws import session
 
 SERVICE = "greengrassv2"
 UPDATE_TIMEOUT_SECONDS = 60

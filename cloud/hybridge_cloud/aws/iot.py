@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hybridge_edge.contract.errors import Conflict
-
 from hybridge_cloud.aws import session
+from hybridge_edge.contract.errors import Conflict
 
 SHADOW = "hybridge"
 

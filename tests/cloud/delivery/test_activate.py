@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,12 +187,12 @@ def test_it_finds_the_same_runtime_folder_as_the_server(
 
 
 @pytest.fixture
-def server(runtime_folder: Path, tmp_path: Path, signer: object) -> Iterator[subprocess.Popen[bytes]]:
+def server(runtime_folder: Path, tmp_path: Path, signer: Any) -> Iterator[subprocess.Popen[bytes]]:
     """The real ``hybridge-edge serve``, with a trust file of its own."""
     environment = {
         "PATH": os.environ["PATH"],
         "HYBRIDGE_RUNTIME_DIR": str(runtime_folder),
-        "HYBRIDGE_TRUST": str(signer.trust_file),  # type: ignore[attr-defined]
+        "HYBRIDGE_TRUST": str(signer.trust_file),
     }
     command = [str(Path(sys.executable).parent / "hybridge-edge"), "serve", "--store", str(tmp_path / "store"),
                "--spool", str(tmp_path / "spool"), "--tcp", ""]  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -118,4 +117,4 @@ def test_wheels_come_from_the_cache_without_asking_the_index(monkeypatch: pytest
 def test_an_unknown_component_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no component 'Server'"):
         list(build.build(tmp_path, only=("Server",)))
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
