@@ -165,11 +165,11 @@ def fitting(report: DeviceReport) -> DeviceReport:
 
 
 def _read_sequence(path: Path) -> int:
-    """The largest number that may have been used; where it is lost, the clock gives one above all earlier ones."""
+    """The largest number that may have been used; where it is lost, the clock in milliseconds stands above it."""
     try:
         reader = parse(path.read_bytes(), "report's sequence", 4096)
         sequence = reader.integer("sequence")
         reader.close()
     except (OSError, InvalidDocument):
-        return int(time.time())
+        return time.time_ns() // 1_000_000
     return sequence

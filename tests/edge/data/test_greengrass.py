@@ -1,0 +1,247 @@
+"""Greengrass IPC through the unmodified SDK, against the local core device's own IPC server."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridge_cloud.sandbox.device.ipc import Answer, Denied, IpcServer, Stream
+from hybridge_cloud.sandbox.device.mode import Mode, limits_of
+from hybridge_edge import greengrass
+from hybridge_edge.contract.errors import Refused, Unavailable
+from hybridge_edge.contract.report import DeviceReport, ModelReport
+from hybridge_edge.contract.states import PackageState
+from hybridge_edge.reporting import SEQUENCE_BLOCK, Reporter, Snapshot, fitting
+
+DIGEST = "sha256:" + "a" * 64
+
+
+@dataclass
+class Core:
+    """A nucleus' IPC in a thread, and what components said to it."""
+
+    socket: Path
+    configuration: dict[str, Any] = field(default_factory=dict)
+    published: list[tuple[str, bytes]] = field(default_factory=list)
+    streams: dict[str, Stream] = field(default_factory=dict)
+    refuse: str = ""
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+
+    async def operate(self, name: str, request: dict[str, Any], stream: Stream) -> Answer:
+        if self.refuse:
+            raise Denied(self.refuse, "told to refuse")
+        if name == "GetConfiguration":
+            value: Any = self.configuration
+            for key in request.get("keyPath") or []:
+                if key not in value:
+                    raise Denied("ResourceNotFoundError", f"no {key}")
+                value = value[key]
+            return Answer("GetConfigurationResponse", {"componentName": "c", "value": value})
+        if name == "PublishToIoTCore":
+            self.published.append((request["topicName"], base64.b64decode(request["payload"])))
+            return Answer("PublishToIoTCoreResponse", {})
+        if name == "SubscribeToTopic":
+            self.streams[request["topic"]] = stream
+            return Answer("SubscribeToTopicResponse", {"topicName": request["topic"]}, True)
+        if name == "PublishToTopic":
+            message = request["publishMessage"]
+            self.streams[request["topic"]].event("SubscriptionResponseMessage", message)
+            return Answer("PublishToTopicResponse", {})
+        if name == "SubscribeToConfigurationUpdate":
+            self.streams["configuration"] = stream
+            return Answer("SubscribeToConfigurationUpdateResponse", {}, True)
+        raise Denied("ServiceError", f"{name} is not there")
+
+    def touch_configuration(self) -> None:
+        event = {"configurationUpdateEvent": {"componentName": "c", "keyPath": ["x"]}}
+        stream = self.streams["configuration"]
+        self.loop.call_soon_threadsafe(stream.event, "ConfigurationUpdateEvents", event)
+
+    def do(self, work: Any) -> None:
+        asyncio.run_coroutine_threadsafe(work, self.loop).result(10)
+
+
+@pytest.fixture
+def core(monkeypatch: pytest.MonkeyPatch) -> Iterator[Core]:
+    folder = Path(tempfile.mkdtemp(prefix="hyb", dir="/tmp"))
+    one = Core(folder / "ipc.socket")
+    thread = threading.Thread(target=one.loop.run_forever)
+    thread.start()
+    server = IpcServer(one.socket, limits_of(Mode.LITE), {"token": "c"}.get, one.operate)
+    one.do(server.start())
+    monkeypatch.setenv("AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT", str(one.socket))
+    monkeypatch.setenv("SVCUID", "token")
+    monkeypatch.setenv("HYBRIDGE_RUNTIME_DIR", str(folder / "run"))
+    yield one
+    one.do(server.close())
+    one.loop.call_soon_threadsafe(one.loop.stop)
+    thread.join()
+    one.loop.close()
+    shutil.rmtree(folder)
+
+
+def test_without_a_nucleus_there_is_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT", raising=False)
+    monkeypatch.delenv("SVCUID", raising=False)
+    assert greengrass.connect() is None
+    with pytest.raises(Unavailable, match="no Greengrass nucleus"):
+        greengrass.component_configuration()
+
+
+def test_a_nucleus_that_is_away_is_unavailable(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT", str(core.socket) + ".not")
+    with pytest.raises(Unavailable, match="does not answer"):
+        greengrass.connect()
+
+
+def test_configuration_is_read_whole_and_by_path(core: Core) -> None:
+    core.configuration = {"bucket": "data", "deep": {"batchSamples": "256"}}
+    assert greengrass.component_configuration() == core.configuration
+    with _connected() as nucleus:
+        assert nucleus.configuration(["deep"]) == {"batchSamples": "256"}
+        assert nucleus.configuration(["missing"]) == {}
+
+
+def test_messages_go_to_the_cloud_and_to_other_components(core: Core, wait_for: Callable[..., None]) -> None:
+    heard: list[bytes] = []
+    with _connected() as nucleus:
+        nucleus.publish_to_iot_core("hybridge/device-1/telemetry", b"\x00\xff")
+        nucleus.subscribe("hybridge/device-1/results", heard.append)
+        nucleus.publish("hybridge/device-1/results", b"\x01result")
+        wait_for(lambda: bool(heard))
+    assert core.published == [("hybridge/device-1/telemetry", b"\x00\xff")]
+    assert heard == [b"\x01result"]
+
+
+def test_a_change_of_configuration_is_heard(core: Core, wait_for: Callable[..., None]) -> None:
+    changes: list[int] = []
+    with _connected() as nucleus:
+        nucleus.on_configuration(lambda: changes.append(1))
+        core.touch_configuration()
+        wait_for(lambda: len(changes) == 1)
+
+
+@pytest.mark.parametrize("error", ["ServiceError", "UnauthorizedError"])
+def test_what_the_nucleus_lacks_or_denies_is_refused_and_the_connection_lives_on(core: Core, error: str) -> None:
+    with _connected() as nucleus:
+        core.refuse = error
+        with pytest.raises(Refused, match=error):
+            nucleus.publish_to_iot_core("topic", b"")
+        core.refuse = ""
+        nucleus.publish_to_iot_core("topic", b"")
+
+
+def test_a_message_that_would_end_the_connection_is_not_sent(core: Core) -> None:
+    with _connected() as nucleus:
+        nucleus.publish_to_iot_core("topic", b"x" * greengrass.MAX_MESSAGE_BYTES)
+        with pytest.raises(Refused, match="over 5120"):
+            nucleus.publish_to_iot_core("topic", b"x" * (greengrass.MAX_MESSAGE_BYTES + 1))
+    assert len(core.published) == 1
+
+
+def _connected() -> greengrass.Nucleus:
+    nucleus = greengrass.connect()
+    assert nucleus is not None
+    return nucleus
+
+
+def model(number: int = 1, reason: str = "") -> ModelReport:
+    return ModelReport(f"model-{number}", "1.0.0", DIGEST, PackageState.ACTIVE, "rollout-1", 1, "CPU", reason)
+
+
+@pytest.fixture
+def reporter(core: Core, tmp_path: Path) -> Iterator[Callable[..., Reporter]]:
+    started: list[Reporter] = []
+
+    def make(models: list[ModelReport], **options: Any) -> Reporter:
+        one = Reporter("device-1", lambda: Snapshot("1.0.0", tuple(models), 7, 8), tmp_path, **options)
+        started.append(one)
+        one.start()
+        return one
+
+    yield make
+    for one in started:
+        one.close()
+
+
+def reports(core: Core) -> list[DeviceReport]:
+    found = []
+    for topic, payload in core.published:
+        assert topic == "$aws/things/device-1/shadow/name/hybridge/update"
+        reported = json.loads(payload)["state"]["reported"]
+        found.append(DeviceReport.from_bytes(json.dumps(reported).encode()))
+    return found
+
+
+def test_a_report_is_sent_at_the_start_and_on_change(core: Core, reporter: Any, wait_for: Any) -> None:
+    models = [model(1)]
+    one = reporter(models)
+    wait_for(lambda: len(core.published) == 1)
+    models.append(model(2))
+    one.changed()
+    wait_for(lambda: len(core.published) == 2)
+    first, second = reports(core)
+    assert (first.thing, first.captured, first.spool_bytes, first.models) == ("device-1", 7, 8, (model(1),))
+    assert second.models == (model(1), model(2))
+    assert second.sequence == first.sequence + 1
+
+
+def test_the_sequence_grows_over_restarts_and_a_lost_file(
+    core: Core, reporter: Any, wait_for: Any, tmp_path: Path
+) -> None:
+    for life in range(1, 4):
+        one = reporter([model()])
+        wait_for(lambda life=life: len(core.published) >= life)
+        one.close()
+        if life == 2:
+            (tmp_path / "report.json").write_text("{")
+    sequences = [report.sequence for report in reports(core)]
+    assert sequences == sorted(set(sequences))
+    assert sequences[1] - sequences[0] <= SEQUENCE_BLOCK + 1
+
+
+def test_a_report_waits_for_the_nucleus_and_then_says_the_newest(core: Core, reporter: Any, wait_for: Any) -> None:
+    attempts: list[int] = []
+
+    def connect() -> greengrass.Nucleus | None:
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise Unavailable("The nucleus restarts.")
+        return greengrass.connect()
+
+    models = [model(1)]
+    one = reporter(models, connect=connect)
+    wait_for(lambda: len(attempts) >= 1)
+    models[0] = model(2)
+    one.changed()
+    wait_for(lambda: len(core.published) == 1)
+    assert reports(core)[0].models == (model(2),)
+
+
+def test_without_a_nucleus_a_reporter_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SVCUID", raising=False)
+    one = Reporter("device-1", lambda: pytest.fail("nobody asked"), tmp_path)
+    one.start()
+    one.changed()
+    one.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_always_fits() -> None:
+    many = tuple(model(number, "a long reason " * 20) for number in range(30))
+    report = fitting(DeviceReport("device-1", 1, "1.0.0", many))
+    assert 0 < len(report.models) < 30
+    assert len(report.to_bytes()) <= 3072
+    assert report.models[0].model == "model-0"
+    small = DeviceReport("device-1", 1, "1.0.0", (model(1, "reason"),))
+    assert fitting(small) == small
