@@ -32,13 +32,3 @@ def start_order(dependencies: Mapping[str, Iterable[str]]) -> list[str]:
                 pending.append((name, True))
                 pending.extend((needed, False) for needed in sorted(dependencies[name]) if needed in dependencies)
     return order
-
-
-def dependents(names: Iterable[str], hard: Mapping[str, Iterable[str]]) -> set[str]:
-    """``names`` and everything that depends on them, directly or not."""
-    found = set(names)
-    while True:
-        more = {name for name, needed in hard.items() if name not in found and found & set(needed)}
-        if not more:
-            return found
-        found |= more

@@ -6,6 +6,7 @@ import datetime
 import hmac
 import json
 import os
+import secrets
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -88,8 +89,6 @@ class Tokens:
 
     def token(self, component: str) -> str:
         if component not in self._of:
-            import secrets
-
             self._of[component] = secrets.token_urlsafe(12)
         return self._of[component]
 
