@@ -24,13 +24,12 @@ from hybridge_edge import failpoint
 from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, Overloaded, PackageRefused, Refused, SpoolFull
 from hybridge_edge.contract.handover import Handover, HandoverAnswer
 from hybridge_edge.contract.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest
-from hybridge_edge.contract.report import ModelReport
 from hybridge_edge.contract.states import Mode, PackageState
 from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.decision import Action, Decision, decide
 from hybridge_edge.engine import Engine
 from hybridge_edge.golden import check_golden
-from hybridge_edge.ledger import Installed, ModelRecord, Verdict, Wanted
+from hybridge_edge.ledger import UNKNOWN_VERSION, Installed, ModelRecord, Verdict, Wanted
 from hybridge_edge.package import Package, read_small
 from hybridge_edge.service import Resident, Service
 from hybridge_edge.store import Store
@@ -42,7 +41,6 @@ ANSWER_WITHIN_S = 60.0
 MAX_PENDING = 8
 MAX_CRASHES = 3
 """Deaths of the worker while a digest loads, or runs without being trusted yet, after which it is quarantined."""
-UNKNOWN_VERSION = "0.0.0"
 
 
 class Activation:
@@ -114,27 +112,6 @@ class Activation:
         """The digest has answered often enough to be trusted (see service.TRIAL_RUNS)."""
         with suppress(RuntimeError):  # closed meanwhile: the trial goes on after the next start
             self._thread.submit(self._store.trust, model, digest)
-
-    def reports(self) -> tuple[ModelReport, ...]:
-        """Each model's state: what answers, and what was asked for and may not, where that is another package."""
-        reports: list[ModelReport] = []
-        for record in self._store.records().values():
-            resident = self._service.resident(record.model)
-            if resident is not None:
-                version, digest = resident.manifest.version, resident.digest
-                reports.append(self._report(record, version, digest, PackageState.ACTIVE, ""))
-            wanted = record.wanted
-            if wanted is None or (resident is not None and resident.digest == wanted.digest):
-                continue
-            quarantine, refusal = record.quarantine_of(wanted.digest), record.refusal_of(wanted.digest)
-            if quarantine or refusal:
-                verdict = quarantine or refusal
-                assert verdict is not None
-                state = PackageState.QUARANTINED if quarantine else PackageState.REFUSED
-                reports.append(self._report(record, verdict.version, wanted.digest, state, verdict.reason))
-            elif wanted.mode is Mode.RETIRE:
-                reports.append(self._report(record, UNKNOWN_VERSION, wanted.digest, PackageState.RETIRED, ""))
-        return tuple(reports)
 
     def _submit(self, work: Callable[[Handover], HandoverAnswer], handover: Handover) -> Future[HandoverAnswer]:
         if not self._pending.acquire(blocking=False):
@@ -296,22 +273,6 @@ class Activation:
         self, handover: Handover, state: PackageState, version: str, reason: str = "", seen_before: bool = False
     ) -> HandoverAnswer:
         return HandoverAnswer(state, handover.model, version, handover.digest, handover.epoch, reason, seen_before)
-
-    def _report(self, record: ModelRecord, version: str, digest: str, state: PackageState, reason: str) -> ModelReport:
-        resident = self._service.resident(record.model)
-        counters = self._service.counters(record.model)
-        return ModelReport(
-            model=record.model,
-            version=version,
-            digest=digest,
-            state=state,
-            rollout=record.wanted.rollout if record.wanted else "",
-            epoch=record.epoch,
-            provider=resident.engine.provider if resident and resident.digest == digest else "",
-            reason=reason,
-            requests=counters.requests,
-            failures=counters.failures,
-        )
 
 
 def _of_model(package: Package, model: str) -> Package:

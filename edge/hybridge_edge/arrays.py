@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,7 +12,7 @@ from hybridge_edge.contract.tensors import Tensor
 
 Array = npt.NDArray[np.generic]
 
-_DTYPES = {
+NUMPY_TYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("bool"),
     "UINT8": np.dtype("u1"),
     "UINT16": np.dtype("<u2"),
@@ -24,19 +26,20 @@ _DTYPES = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-_DATATYPES = {dtype: name for name, dtype in _DTYPES.items()}
+"""Datatypes of the Open Inference Protocol as numpy has them, little-endian as on the wire."""
+DATATYPES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in NUMPY_TYPES.items()}
 
 
 def to_tensor(name: str, array: Array) -> Tensor:
     """The tensor of ``array``, any shape, its bytes copied. Raises InvalidDocument for a dtype without a datatype."""
     dtype = array.dtype.newbyteorder("<")
-    if dtype not in _DATATYPES:
+    if dtype not in DATATYPES:
         raise InvalidDocument(f"Tensor {name[:80]!r} has numpy type {array.dtype}, which the protocol has not.")
     little = np.ascontiguousarray(array, dtype=dtype)
-    return Tensor(name, _DATATYPES[dtype], tuple(array.shape), little.tobytes())
+    return Tensor(name, DATATYPES[dtype], tuple(array.shape), little.tobytes())
 
 
 def to_array(tensor: Tensor) -> Array:
     """A read-only view of the tensor's bytes as an array of its shape and type."""
-    array: Array = np.frombuffer(tensor.data, _DTYPES[tensor.datatype]).reshape(tensor.shape)
+    array: Array = np.frombuffer(tensor.data, NUMPY_TYPES[tensor.datatype]).reshape(tensor.shape)
     return array

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy
 
+from hybridge_edge.arrays import DATATYPES, NUMPY_TYPES
 from hybridge_edge.contract.errors import InvalidInput
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.contract.tensors import ITEM_BYTES, MAX_DIMENSIONS, MAX_ELEMENTS
-from hybridge_edge.engine import DATATYPES, NUMPY_TYPES, Array
+from hybridge_edge.engine import Array
 from hybridge_edge.service import Answer, Inference
 
 MAX_TENSORS = 64

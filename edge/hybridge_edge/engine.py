@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy
 from numpy.typing import NDArray
 
 from hybridge_edge.contract.errors import PackageRefused
@@ -14,23 +13,6 @@ from hybridge_edge.package import Package
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
-
-NUMPY_TYPES: dict[str, numpy.dtype[Any]] = {
-    "BOOL": numpy.dtype(numpy.bool_),
-    "UINT8": numpy.dtype(numpy.uint8),
-    "UINT16": numpy.dtype("<u2"),
-    "UINT32": numpy.dtype("<u4"),
-    "UINT64": numpy.dtype("<u8"),
-    "INT8": numpy.dtype(numpy.int8),
-    "INT16": numpy.dtype("<i2"),
-    "INT32": numpy.dtype("<i4"),
-    "INT64": numpy.dtype("<i8"),
-    "FP16": numpy.dtype("<f2"),
-    "FP32": numpy.dtype("<f4"),
-    "FP64": numpy.dtype("<f8"),
-}
-"""Datatypes of the Open Inference Protocol as numpy has them, little-endian as on the wire."""
-DATATYPES: dict[numpy.dtype[Any], str] = {dtype: name for name, dtype in NUMPY_TYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ MAX_VERDICTS = 64
 """Verdicts kept a model; the oldest is forgotten first."""
 MAX_HISTORY = 32
 MAX_REASON = 500
+UNKNOWN_VERSION = "0.0.0"
+"""Of a package whose manifest nobody could read or believe."""
 
 
 def _mode(text: str) -> str:

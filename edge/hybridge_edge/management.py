@@ -19,6 +19,7 @@ from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, Refuse
 from hybridge_edge.contract.handover import MAX_LINE_BYTES, Handover
 from hybridge_edge.contract.names import model_name
 from hybridge_edge.service import Resident, Service
+from hybridge_edge.standing import standing
 from hybridge_edge.store import Store
 
 _LOG = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class Management:
                 "pid": os.getpid(),
                 "uptime_s": round(time.monotonic() - self._started, 3),
             },
-            "models": [report.to_json() for report in self._activation.reports()],
+            "models": [report.to_json() for report in standing(self._store, self._service)],
             "capture": asdict(capture.counters()) if capture is not None else {},
         }
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from hybridge_edge.arrays import NUMPY_TYPES
 from hybridge_edge.contract.errors import InvalidInput
 from hybridge_edge.contract.manifest import Manifest
 from hybridge_edge.contract.tensors import TensorSpec
-from hybridge_edge.engine import NUMPY_TYPES, Array
+from hybridge_edge.engine import Array
 
 
 class Signature:

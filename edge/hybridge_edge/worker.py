@@ -23,6 +23,7 @@ from hybridge_edge.reporting import Reporter, Snapshot
 from hybridge_edge.server import InferenceServer, quiet_grpc
 from hybridge_edge.service import Service
 from hybridge_edge.settings import ServeSettings
+from hybridge_edge.standing import standing
 from hybridge_edge.store import Store
 from hybridge_edge.version import installed_version
 
@@ -61,7 +62,7 @@ def serve(settings: ServeSettings, stop: Event) -> None:
     activation = Activation(
         store, service, trust.read_trust, lambda package: engine.load(package, settings.threads), lambda: changed()
     )
-    reporter = _reporter(settings, service, activation, version)
+    reporter = _reporter(settings, service, store, version)
     changed: Callable[[], None] = reporter.changed if reporter is not None else lambda: None
     activation.restore()
     socket = runtime_folder / runtime.INFERENCE_SOCKET
@@ -105,7 +106,7 @@ def _start_capture(service: Service, settings: ServeSettings) -> None:
     service.capture = Capture(policy, settings.spool, settings.spool_megabytes * 1024 * 1024)
 
 
-def _reporter(settings: ServeSettings, service: Service, activation: Activation, version: str) -> Reporter | None:
+def _reporter(settings: ServeSettings, service: Service, store: Store, version: str) -> Reporter | None:
     """Tells the cloud what this device runs; None on a machine that is no Greengrass device."""
     thing = os.environ.get("AWS_IOT_THING_NAME")
     if not thing:
@@ -116,7 +117,7 @@ def _reporter(settings: ServeSettings, service: Service, activation: Activation,
         counters = service.capture.counters() if service.capture is not None else None
         return Snapshot(
             runtime_version=version,
-            models=activation.reports(),
+            models=standing(store, service),
             captured=counters.spool_records if counters else 0,
             spool_bytes=counters.spool_bytes if counters else 0,
         )

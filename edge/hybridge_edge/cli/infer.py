@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy
 
+from hybridge_edge.arrays import NUMPY_TYPES
 from hybridge_edge.cli.talk import tell
 from hybridge_edge.client import Client, InferenceAnswer
 from hybridge_edge.contract.document import canonical
 from hybridge_edge.contract.errors import UsageError
 from hybridge_edge.contract.tensors import TensorSpec
-from hybridge_edge.engine import NUMPY_TYPES, Array
+from hybridge_edge.engine import Array
 
 TIMEOUT_S = 30.0
 

@@ -16,6 +16,7 @@ from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.gate import Gate
 from hybridge_edge.service import TRIAL_RUNS, Inference, Service
+from hybridge_edge.standing import standing
 from hybridge_edge.store import Store
 
 
@@ -50,7 +51,7 @@ class Device:
         return answer.version, round(float(scores.sum() / window.mean(axis=1).sum()), 3)
 
     def states(self) -> dict[str, PackageState]:
-        return {report.version: report.state for report in self.activation.reports()}
+        return {report.version: report.state for report in standing(self.store, self.service)}
 
 
 @pytest.fixture
