@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class Core:
     refuse: str = ""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
 
-    async def operate(self, name: str, request: dict[str, Any], stream: Stream) -> Answer:
+    async def operate(self, name: str, request: Mapping[str, Any], stream: Stream) -> Answer:
         if self.refuse:
             raise Denied(self.refuse, "told to refuse")
         if name == "GetConfiguration":

@@ -20,7 +20,7 @@ def window(number: int) -> Window:
 
 
 def test_a_window_survives_its_message() -> None:
-    sent = Window("a", (to_tensor("x", np.arange(6, dtype=np.int16).reshape(2, 3)), to_tensor("y", np.float64(2.5))))
+    sent = Window("a", (to_tensor("x", np.arange(6, dtype=np.int16).reshape(2, 3)), to_tensor("y", np.array(2.5))))
     got = Window.from_bytes(sent.to_bytes())
     assert got == sent
     assert to_array(got.tensors[0]).tolist() == [[0, 1, 2], [3, 4, 5]]
