@@ -143,6 +143,9 @@ def create_pipeline(
     ] = plan.DEFAULT_SUSPECT_SHARE,
     minimum_gain: Annotated[float, typer.Option(min=-1.0, max=1.0, help="What a challenger must gain.")] = 0.0,
     role: Annotated[str, typer.Option("--role", help="The role CodePipeline acts as.")] = "hybridge-retraining",
+    store_only: Annotated[
+        bool, typer.Option("--store-only", help="Store project and plan and print their keys; make no pipeline.")
+    ] = False,
 ) -> None:
     """Create the pipeline, or bring it up to date: after a change of the project too."""
     from hybridge_cloud.aws import pipeline as codepipeline
@@ -157,6 +160,9 @@ def create_pipeline(
     source = archive.upload(bucket, load_project(project))
     wanted = plan.Plan(source, fleet, believed, split, seed, device_share, suspect_share, minimum_gain)
     key = plan.store(bucket, wanted)
+    if store_only:
+        typer.echo(f"{source}\n{key}")
+        return
     role_arn = codepipeline.account_role(role)
     new = codepipeline.create_or_update(retraining_pipeline(name, role_arn, bucket.name, source, key, signing_key))
     typer.echo(f"Pipeline {name} {'created' if new else 'updated'}; it trains {source}.")

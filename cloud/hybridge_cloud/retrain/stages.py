@@ -140,7 +140,7 @@ class Stages:
         from hybridge_cloud.compile.evaluate import evaluate_package
 
         champion, _ = self._champion(quality)
-        run = state.download(self._bucket, self._dataset, RUN_FOLDER, self._work / RUN_FOLDER)
+        run = state.download(self._bucket, self._dataset, RUN_FOLDER, self._work / "trained")
         taken = registry.versions(self._bucket, self._model)
         version = next_major(max((*taken, quality.champion), key=names.version_key))
         compiled = compile_run(run, self._work / PACKAGE_FOLDER, version)

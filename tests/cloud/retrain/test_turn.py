@@ -19,13 +19,21 @@ from hybridge_cloud.aws import pipeline as codepipeline
 from hybridge_cloud.aws.s3 import Bucket
 from hybridge_cloud.cli import main
 from hybridge_cloud.compile.bundle import compile_run
+from hybridge_cloud.data import labels
+from hybridge_cloud.data.batches import read_batch
+from hybridge_cloud.data.dataset import BatchEntry, Dataset, DatasetCounts
 from hybridge_cloud.fleet import record as fleet_record
+from hybridge_cloud.retrain import archive, claim
 from hybridge_cloud.retrain import status as standing
+from hybridge_cloud.retrain.claim import Duplicate
+from hybridge_cloud.retrain.plan import Plan
+from hybridge_cloud.retrain.stages import Stages
 from hybridge_cloud.sandbox.lifecycle import RunningSandbox
 from hybridge_cloud.signing import generate_key, sign_package
 from hybridge_cloud.training.features import graph_features
 from hybridge_cloud.training.project import load_project
 from hybridge_cloud.training.train import train_run
+from hybridge_edge.contract.errors import HybridgeError, Refused
 from hybridge_edge.contract.manifest import Manifest
 from hybridge_edge.trust import read_trust
 
@@ -134,3 +142,102 @@ def test_returned_features_and_labels_become_a_better_published_version_by_one_e
     assert codepipeline.execution(PIPELINE, second).status == "Failed"
     assert standing.datasets(bucket, MODEL)[0].duplicates == 1
     assert registry.versions(bucket, MODEL) == ("1.0.0", "2.0.0")
+
+
+def numbered(turn: Turn, bucket: Bucket, number: int, batch: str, known: dict[str, str]) -> str:
+    """A dataset of one batch and these labels, written as a gate writes it."""
+    key, _ = labels.store(bucket, MODEL, [labels.Label(sample, text, "test") for sample, text in known.items()])
+    entry = BatchEntry.of(read_batch(bucket, batch))
+    digest = turn.champion.features_digest
+    counts = DatasetCounts(entry.count, 0, len(known), 1)
+    dataset = Dataset(MODEL, number, digest, 0, (entry,), (key,), counts, number)
+    bucket.put(dataset.key, dataset.to_bytes(), only_if_absent=True)
+    return dataset.key
+
+
+def stages(turn: Turn, bucket: Bucket, dataset: str, work: Path, share: float = 1.0) -> Stages:
+    plan = Plan(archive.upload(bucket, load_project(turn.project)), FLEET, turn.trust.read_text(), device_share=share)
+    work.mkdir()
+    return Stages(bucket, plan, dataset, EXECUTION, work, lambda _: None)
+
+
+def test_a_tenth_of_flipped_labels_is_refused_before_training_and_said_again_when_repeated(
+    turn: Turn, bucket: Bucket, device: Callable[..., Any], tmp_path: Path
+) -> None:
+    batch = send(turn, device, range(len(turn.labels)), "poisoned")
+    generator = np.random.default_rng(3)
+    known = dict(zip(turn.ids, turn.labels, strict=True))
+    for sample in generator.choice(turn.ids, len(turn.ids) // 10, replace=False):
+        known[sample] = turn.champion.labels[(turn.champion.labels.index(known[sample]) + 1) % 7]
+    dataset = numbered(turn, bucket, 901, batch, known)
+    for attempt in ("first", "again"):
+        with pytest.raises(Refused, match=r"labels contradict their neighbours \((8|9|10|11|12)\."):
+            stages(turn, bucket, dataset, tmp_path / attempt).quality()
+    with pytest.raises(Refused, match="was not accepted"):
+        stages(turn, bucket, dataset, tmp_path / "train").train()
+
+
+def test_one_device_may_not_make_a_dataset_alone_and_unknown_labels_are_named(
+    turn: Turn, bucket: Bucket, device: Callable[..., Any], tmp_path: Path
+) -> None:
+    batch = send(turn, device, range(100), "alone")
+    known = dict(zip(turn.ids[:100], turn.labels[:100], strict=True))
+    with pytest.raises(Refused, match=r"1 devices gave .* more than 5\.0%.*--device-share"):
+        stages(turn, bucket, numbered(turn, bucket, 902, batch, known), tmp_path / "share", 0.05).quality()
+    known[turn.ids[0]] = "juggling"
+    with pytest.raises(Refused, match="knows no label 'juggling'"):
+        stages(turn, bucket, numbered(turn, bucket, 903, batch, known), tmp_path / "label").quality()
+
+
+def test_a_stage_out_of_turn_or_of_another_execution_has_no_effect(
+    turn: Turn, bucket: Bucket, device: Callable[..., Any], tmp_path: Path
+) -> None:
+    batch = send(turn, device, range(100, 200), "early")
+    known = dict(zip(turn.ids[100:200], turn.labels[100:200], strict=True))
+    dataset = numbered(turn, bucket, 904, batch, known)
+    own = stages(turn, bucket, dataset, tmp_path / "own")
+    with pytest.raises(Refused, match="was not claimed"):
+        own.train()
+    own.quality()
+    with pytest.raises(Refused, match="has no 'run'"):
+        own.evaluate()
+    with pytest.raises(Refused, match="judged better"):
+        own.publish(turn.key)
+    claim.claim(bucket, dataset, EXECUTION)
+    with pytest.raises(Duplicate):
+        claim.claim(bucket, dataset, EXECUTION.replace("1", "2"))
+
+
+def test_a_challenger_that_learnt_nothing_new_is_not_promoted(
+    turn: Turn, bucket: Bucket, device: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The same seed and a handful of samples: as good as the champion, and no better."""
+    batch = send(turn, device, range(200), "little")
+    rows = range(0, 200, 8)
+    dataset = numbered(turn, bucket, 905, batch, {turn.ids[row]: turn.labels[row] for row in rows})
+    own = stages(turn, bucket, dataset, tmp_path / "own")
+    own.quality()
+    own.train()
+    own.train()
+    with pytest.raises(Refused, match="is not promoted"):
+        own.evaluate()
+    with pytest.raises(Refused, match="judged better"):
+        own.publish(turn.key)
+
+
+def test_a_project_or_plan_that_was_altered_in_the_bucket_is_refused(
+    turn: Turn, bucket: Bucket, tmp_path: Path
+) -> None:
+    project = load_project(turn.project)
+    assert archive.pack(project) == archive.pack(project)
+    key = archive.upload(bucket, project)
+    folder = tmp_path / "fetched"
+    folder.mkdir()
+    archive.fetch(bucket, key, folder)
+    assert load_project(folder).sources() == project.sources()
+    altered = key.replace(key[-10:-4], "000000")
+    bucket.put(altered, bucket.get(key))
+    (tmp_path / "other").mkdir()
+    with pytest.raises(HybridgeError, match="altered"):
+        archive.fetch(bucket, altered, tmp_path / "other")
+    assert not list((tmp_path / "other").iterdir())
