@@ -20,7 +20,7 @@ from hybridge_edge.contract.document import canonical, parse
 from hybridge_edge.contract.errors import HybridgeError, InvalidDocument
 from hybridge_edge.contract.report import DeviceReport, ModelReport
 from hybridge_edge.greengrass import Nucleus
-from hybridge_edge.uplink import UplinkStatus
+from hybridge_edge.uplink_status import UplinkStatus
 
 PERIOD_SECONDS = 15 * 60.0
 SETTLE_SECONDS = 0.2

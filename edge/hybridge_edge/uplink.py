@@ -12,19 +12,19 @@ import os
 import signal
 import threading
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from hybridge_edge import batches, durable, greengrass, runtime
+from hybridge_edge import batches, greengrass, runtime
 from hybridge_edge.backoff import Backoff
 from hybridge_edge.configuration import Configuration
 from hybridge_edge.contract import names
 from hybridge_edge.contract.batch import MAX_BATCH_SAMPLES
-from hybridge_edge.contract.document import canonical, parse
-from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, Unavailable
+from hybridge_edge.contract.errors import Conflict, HybridgeError, InvalidDocument, Unavailable
 from hybridge_edge.s3 import Bucket, TryAgain
 from hybridge_edge.spool_reader import Entry, SpoolReader
+from hybridge_edge.uplink_status import UplinkStatus
 
 BATCH_SAMPLES = 256
 BATCH_SECONDS = 5.0
@@ -32,11 +32,11 @@ BATCH_BYTES = 32 * 1024 * 1024
 POLL_SECONDS = 0.2
 FLUSH_SECONDS = 15.0
 """How long the last batch may take after SIGTERM; a nucleus kills after 120 s, classic may be set lower."""
+TAKEOVER_SECONDS = 20.0
+"""How long a new uplink waits for one that was told to stop and still delivers."""
 REFUSED_SECONDS = 10.0
 """The shortest wait after S3 has refused: policies change, but not within a second."""
-STATUS_FILE = "uplink.json"
 STATUS_SECONDS = 1.0
-MAX_STATUS_BYTES = 16 * 1024
 _log = logging.getLogger(__name__)
 
 
@@ -44,48 +44,6 @@ class Store(Protocol):
     """Where objects go: S3, or a stand-in that loses some, to prove that the loss is found."""
 
     def put(self, key: str, data: bytes, *, only_if_absent: bool = False) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class UplinkStatus:
-    """What the uplink has done, as ``uplink.json`` in the runtime folder says it.
-
-    Attributes:
-        returned: samples in S3 in the spool's whole life. batches: since this start.
-        missing, damaged, torn: as spool.Cursor counts them. unreadable: whole records that are no samples.
-        waiting_bytes: in the spool. last_success_ms: milliseconds since 1970, 0 before the first. error: "" when well.
-    """
-
-    returned: int = 0
-    batches: int = 0
-    missing: int = 0
-    damaged: int = 0
-    torn: int = 0
-    unreadable: int = 0
-    waiting_bytes: int = 0
-    last_success_ms: int = 0
-    error: str = ""
-
-    @classmethod
-    def read(cls, folder: Path) -> UplinkStatus:
-        """The last status written to this runtime folder; zeros where no uplink has run."""
-        try:
-            reader = parse((folder / STATUS_FILE).read_bytes(), "uplink's status", MAX_STATUS_BYTES)
-            status = cls(
-                returned=reader.integer("returned"),
-                batches=reader.integer("batches"),
-                missing=reader.integer("missing"),
-                damaged=reader.integer("damaged"),
-                torn=reader.integer("torn"),
-                unreadable=reader.integer("unreadable"),
-                waiting_bytes=reader.integer("waiting_bytes"),
-                last_success_ms=reader.integer("last_success_ms"),
-                error=reader.text("error"),
-            )
-            reader.close()
-        except (OSError, InvalidDocument):
-            return cls()
-        return status
 
 
 class Uplink:
@@ -255,7 +213,7 @@ class Uplink:
         self._status_at = time.monotonic() + STATUS_SECONDS
         status = replace(self.status, waiting_bytes=self._reader.waiting_bytes)
         try:
-            durable.write(self._status_folder / STATUS_FILE, canonical(asdict(status)))
+            status.write(self._status_folder)
         except (HybridgeError, OSError) as error:
             _log.warning("The uplink's status was not written: %s", error)
 
@@ -300,14 +258,21 @@ def run(arguments: argparse.Namespace) -> int:
     spool_folder = _spool_folder(configuration.text("spool"), folder, stop)
     if spool_folder is None:
         return 0
-    uplink = Uplink(
-        spool_folder,
-        bucket,
-        thing,
-        batch_samples=batch_samples,
-        batch_seconds=batch_seconds,
-        status_folder=folder,
-    )
+    until = time.monotonic() + TAKEOVER_SECONDS
+    while True:
+        try:
+            uplink = Uplink(
+                spool_folder,
+                bucket,
+                thing,
+                batch_samples=batch_samples,
+                batch_seconds=batch_seconds,
+                status_folder=folder,
+            )
+            break
+        except Conflict:
+            if time.monotonic() >= until or stop.wait(POLL_SECONDS):
+                raise
     _log.info("Returning samples from %s to bucket %s.", spool_folder, bucket.name)
     try:
         uplink.run(stop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import stat
 import subprocess
@@ -245,6 +246,30 @@ def test_a_spool_that_begins_anew_beside_an_old_cursor_is_read_from_its_beginnin
     again = SpoolReader(spool_folder)
     assert numbers(drain(again)) == list(range(40, 45))
     again.close()
+
+
+def test_an_fsync_that_fails_is_never_taken_for_good(
+    spool_folder: Path, open_writer: Callable[..., SpoolWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, reader = open_writer(), SpoolReader(spool_folder)
+    writer.append(bodies(0, 3))
+    real, failures = os.fsync, [OSError(errno.EIO, "told to fail")]
+
+    def fsync(descriptor: int) -> None:
+        if failures:
+            drain(reader)  # a reader that is quick sees the records of the group that fails
+            raise failures.pop()
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    writer.append(bodies(3, 3))
+    assert len(spool.segment_indexes(spool_folder)) == 2, "the group lies in a new segment"
+    reader.rewind()
+    assert numbers(drain(reader)) == list(range(6))
+    failures += [OSError(errno.EIO, "again"), OSError(errno.EIO, "and again")]
+    with pytest.raises(OSError, match="again"):
+        writer.append(bodies(6, 3))
+    reader.close()
 
 
 _FILE_SIZE_SCRIPT = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,9 +85,10 @@ def insert(data: bytearray, rng: random.Random) -> tuple[int, int]:
 
 def test_two_hundred_damages_cost_only_the_records_they_touch(tmp_path: Path) -> None:
     rng = random.Random(SEED)
+    places = filled(tmp_path / "whole")
     for turn in range(CORRUPTIONS):
         folder = tmp_path / str(turn)
-        places = filled(folder)
+        shutil.copytree(tmp_path / "whole", folder)
         index = rng.choice(spool.segment_indexes(folder))
         damage: Callable[[bytearray, random.Random], tuple[int, int]] = rng.choice([flip, zero, truncate, insert])
         path = spool.segment_path(folder, index)
@@ -152,9 +154,10 @@ def test_foreign_files_folders_and_links_are_set_aside(spool_folder: Path, tmp_p
 @pytest.mark.parametrize("name", ["spool.json", "cursor.json"])
 def test_no_byte_of_the_small_files_can_make_a_record_vanish(tmp_path: Path, name: str) -> None:
     rng = random.Random(SEED)
+    places = filled(tmp_path / "whole")
     for turn in range(30):
         folder = tmp_path / str(turn)
-        places = filled(folder)
+        shutil.copytree(tmp_path / "whole", folder)
         reader = SpoolReader(folder)
         delivered = reader.read(25, 1 << 20)
         reader.ack()

@@ -28,7 +28,8 @@ from hybridge_edge.runtime import Endpoint
 from hybridge_edge.s3 import Bucket
 from hybridge_edge.spool_reader import SpoolReader
 from hybridge_edge.spool_writer import SpoolWriter
-from hybridge_edge.uplink import Uplink, UplinkStatus
+from hybridge_edge.uplink import Uplink
+from hybridge_edge.uplink_status import UplinkStatus
 
 SEED = 11
 Bodies = Callable[[int, int], list[bytes]]
@@ -305,6 +306,20 @@ def test_kills_of_the_uplink_return_every_sample_once(
     process.communicate(timeout=30)
     assert process.returncode == 0
     assert len(s3.objects) == 14, "a repeated delivery made the same objects"
+
+
+def test_a_new_uplink_takes_over_from_one_that_ends(
+    spool_folder: Path, filled: int, s3: Any, start_uplink: Any, wait_for: Any
+) -> None:
+    first = Uplink(spool_folder, Bucket("data", s3.environment()), "device-1")
+    process = start_uplink("--bucket", "data", "--spool", str(spool_folder))
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    assert s3.objects == {}
+    first.close()
+    wait_for(lambda: returned(s3.objects) == Counter(range(filled)))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
 
 
 @pytest.mark.parametrize(
