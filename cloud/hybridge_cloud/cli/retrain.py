@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from hybridge_cloud.retrain import decision, plan
+from hybridge_cloud.retrain.pipeline import ROLE
 
 app = typer.Typer(help="Train again on what devices returned.", no_args_is_help=True)
 pipeline_app = typer.Typer(help="The retraining pipeline in CodePipeline.", no_args_is_help=True)
@@ -142,7 +143,7 @@ def create_pipeline(
         float, typer.Option(min=0.0, max=1.0, help="Labels that may contradict others.")
     ] = plan.DEFAULT_SUSPECT_SHARE,
     minimum_gain: Annotated[float, typer.Option(min=-1.0, max=1.0, help="What a challenger must gain.")] = 0.0,
-    role: Annotated[str, typer.Option("--role", help="The role CodePipeline acts as.")] = "hybridge-retraining",
+    role: Annotated[str, typer.Option("--role", help="The role CodePipeline acts as.")] = ROLE,
     store_only: Annotated[
         bool, typer.Option("--store-only", help="Store project and plan and print their keys; make no pipeline.")
     ] = False,
@@ -164,6 +165,8 @@ def create_pipeline(
         typer.echo(f"{source}\n{key}")
         return
     role_arn = codepipeline.account_role(role)
+    if Path(signing_key).is_file():  # a build runs in a folder of its own
+        signing_key = str(Path(signing_key).resolve())
     new = codepipeline.create_or_update(retraining_pipeline(name, role_arn, bucket.name, source, key, signing_key))
     typer.echo(f"Pipeline {name} {'created' if new else 'updated'}; it trains {source}.")
 

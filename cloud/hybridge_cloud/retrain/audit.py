@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 NEIGHBOURS = 5
-MAJORITY = 3
-"""Neighbours that must carry the same other label."""
+MAJORITY = 4
+"""Neighbours that must carry the same other label. Measured on the watch data with true labels: 0 % suspect of all
+windows, 1 to 4 % of what the default capture policy returns, up to 7 % of unsure windows alone; with a tenth of the
+labels flipped 6 to 14 %."""
 MAX_AUDITED = 2000
 """Samples that are compared with each other; of more, this many are drawn."""
 MINIMUM_AUDITED = 50

@@ -16,7 +16,11 @@ from hybridge_cloud.data import labels
 from hybridge_cloud.data.batches import BatchRefused, read_batch
 from hybridge_cloud.data.dataset import BatchEntry, Dataset, DatasetCounts, contents
 from hybridge_cloud.data.returned import combine
+from hybridge_edge import batches as edge_batches
 from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, Refused
+from hybridge_edge.contract.sample import Sample
+from hybridge_edge.contract.tensors import Tensor
+from hybridge_edge.spool_reader import Entry
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -36,6 +40,23 @@ def test_an_intact_batch_reads_as_it_was_written(bucket: Bucket, device: Callabl
     assert batch.sample_ids.tolist() == ["t/e1/5", "t/e1/6", "t/e1/7"]
     assert batch.seqs.tolist() == [5, 6, 7]
     assert batch.features["features"].tolist() == [[5.0] * 4, [6.0] * 4, [7.0] * 4]
+
+
+def test_what_the_uplink_makes_of_samples_is_read_back_the_same(bucket: Bucket) -> None:
+    def sample(number: int) -> Sample:
+        features = Tensor("features", "FP32", (2,), np.array([number, 0.5], "<f4").tobytes())
+        outputs = Tensor("probabilities", "FP32", (2,), np.array([0.25, 0.75], "<f4").tobytes())
+        return Sample(f"s/{number}", "uplink", "1.0.0", DIGEST, DIGEST, number, "random", 0.75, (features,), (outputs,))
+
+    entries = [Entry("epoch", seq, sample(seq).to_bytes()) for seq in (3, 4, 7)]
+    (made,) = edge_batches.make("thing", entries).batches
+    bucket.put(made.manifest.data_key, made.data)
+    bucket.put(made.manifest_key, made.manifest.to_bytes())
+    batch = read_batch(bucket, made.manifest_key)
+    assert batch.sample_ids.tolist() == ["s/3", "s/4", "s/7"]
+    assert batch.seqs.tolist() == [3, 4, 7]
+    assert batch.features["features"].tolist() == [[3.0, 0.5], [4.0, 0.5], [7.0, 0.5]]
+    assert batch.outputs["probabilities"].dtype == np.float32
 
 
 def test_a_pickled_array_is_refused_and_never_runs(bucket: Bucket, device: Callable[..., Any], tmp_path: Path) -> None:
