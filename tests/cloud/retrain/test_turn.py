@@ -40,7 +40,7 @@ from hybridge_edge.trust import read_trust
 WATCH = Path(__file__).resolve().parents[3] / "examples" / "watch"
 MODEL, FLEET, PIPELINE = "watch", "turn", "turn-watch"
 EXECUTION = "00000000-0000-4000-8000-000000000001"
-WAIT_SECONDS = 150
+WAIT_SECONDS = 240
 
 
 @dataclass(frozen=True)
