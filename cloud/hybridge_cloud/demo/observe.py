@@ -37,13 +37,13 @@ class Observer:
         return str(status["server"]["inference"]) if active else None
 
     def captured(self, device: str) -> int:
-        """Samples that are safe on the device's disk, or were."""
+        """Samples that were fsynced on the device in its spool's whole life, over restarts of the server."""
         status = self._status(device)
         if status is None:
             raise Refused(
                 f"The server of {device} does not answer.", f"See the logs in {self.sandbox / 'devices' / device}."
             )
-        return int(status["capture"]["captured"])
+        return int(status["capture"]["spool_records"])
 
     def inferred(self, device: str) -> int:
         """Observations offered to capture: windows of the sensor pipeline, since the load asks not to be captured."""

@@ -67,6 +67,7 @@ class Story:
         self._project: Project = load_project(options.project)
         self._task = self._project.task()
         self._dataset: Dataset = self._task.dataset(options.split)
+        self._probes: NDArray[np.float32] = np.zeros((0,), np.float32)
 
     def turn(self) -> Summary:
         """Run every hop. Raises HybridgeError naming the hop that failed."""
@@ -143,8 +144,8 @@ class Story:
     def _start_load(self) -> Background:
         """An application on every device: from here to the end it asks at a steady rate and is never told to wait."""
         with self._progress.hop("serve", f"an independent caller asks each device {LOAD_RATE:.0f} times a second"):
-            windows = self._probe_windows()
-            np.savez(self._out / "probes.npz", windows=windows, classes=np.array(len(self._task.labels)))
+            self._probes = self._choose_probes()
+            np.savez(self._out / "probes.npz", windows=self._probes, classes=np.array(len(self._task.labels)))
             endpoints = []
             for device in self._devices:
                 status = self._progress.wait(f"waiting for {device}", 60.0, partial(self._look.endpoint, device, FIRST))
@@ -277,16 +278,22 @@ class Story:
     def _log(self, name: str) -> Path:
         return self._out / "logs" / f"{name}.log"
 
-    def _probe_windows(self) -> NDArray[np.float32]:
-        """Windows of the frozen slice, far apart: no device's sensors ever send one."""
-        inputs = self._dataset.frozen.inputs[self._task.inputs[0].name]
-        rows = np.linspace(0, len(inputs) - 1, PROBES).astype(int)
-        return np.ascontiguousarray(inputs[rows], np.float32)
+    def _choose_probes(self) -> NDArray[np.float32]:
+        """The frozen windows that version 1 is least sure of, one a recording: there another version answers otherwise.
+
+        No device's sensors ever send one of them.
+        """
+        frozen = self._dataset.frozen
+        outputs = evaluate_package(self._out / FIRST, frozen.inputs, frozen.labels, self._task).outputs
+        doubtful = next(iter(outputs.values())).max(axis=1).argsort(kind="stable")
+        _, first = np.unique(frozen.groups[doubtful], return_index=True)
+        rows = doubtful[np.sort(first)[:PROBES]]
+        return np.ascontiguousarray(frozen.inputs[self._task.inputs[0].name][rows], np.float32)
 
     def _expected(self, folder: Path) -> NDArray[np.float32]:
         """What the package's own graphs give for the probes, run here."""
-        windows = {self._task.inputs[0].name: self._probe_windows()}
-        outputs = evaluate_package(folder, windows, np.zeros(PROBES, np.int64), self._task).outputs
+        windows = {self._task.inputs[0].name: self._probes}
+        outputs = evaluate_package(folder, windows, np.zeros(len(self._probes), np.int64), self._task).outputs
         return next(iter(outputs.values())).astype(np.float32)
 
     def _accuracy(self, folder: Path) -> Accuracy:
