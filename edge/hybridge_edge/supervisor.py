@@ -12,8 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from threading import Event
-from types import FrameType
 
 from hybridge_edge import lock, runtime, trials
 from hybridge_edge.contract.errors import Unavailable
@@ -27,15 +25,19 @@ HEALTHY_S = 30.0
 GRACE_S = 15.0
 """From SIGTERM to SIGKILL; below the 120 s a nucleus gives."""
 _REFUSED_EXIT = (1, 2)
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (*_STOPS, signal.SIGCHLD)
 
 
 class Supervisor:
-    """One worker at a time, until SIGTERM or SIGINT."""
+    """One worker at a time, until SIGTERM or SIGINT.
+
+    Signals are blocked and waited for: a handler that runs just before a blocking call would leave it blocked.
+    """
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
-        self._stopping = Event()
-        self._worker: subprocess.Popen[bytes] | None = None
+        self._stopping = False
 
     def run(self) -> int:
         """Returns the exit code: 0 after a stop, the worker's own where its very first start was refused.
@@ -50,9 +52,7 @@ class Supervisor:
             # The worker reads this pipe's end: end of file means that its supervisor is gone.
             alive, held = os.pipe()
             descriptors += [alive, held]
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._stop)
-            signal.signal(signal.SIGALRM, self._kill)
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # the worker inherits this and waits for them too
             trials.count_crash(self._settings.store)  # of an earlier life, ended by a power cut or worse
             return self._supervise(alive, tuple(descriptors[:3]))
         finally:
@@ -61,42 +61,44 @@ class Supervisor:
 
     def _supervise(self, alive: int, inherited: tuple[int, ...]) -> int:
         backoff, was_ready = FIRST_BACKOFF_S, False
-        while not self._stopping.is_set():
+        while not self._stopping:
             started = time.monotonic()
-            code = self._run_worker(alive, inherited)
-            if self._stopping.is_set():
+            command = [sys.executable, "-m", "hybridge_edge.worker", str(alive), self._settings.to_json().decode()]
+            worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=inherited)
+            code = self._wait_for(worker)
+            if self._stopping:
                 break
-            was_ready = was_ready or self._was_ready()
+            was_ready = was_ready or _was_ready(worker)
             if not was_ready and code in _REFUSED_EXIT:
                 return code  # it said why; nothing has served yet, so nobody loses anything
             trials.count_crash(self._settings.store)
             if time.monotonic() - started > HEALTHY_S:
                 backoff = FIRST_BACKOFF_S
             _LOG.error("The worker ended with %d; it starts again in %.1f s.", code, backoff)
-            self._stopping.wait(backoff)
+            self._stopping = signal.sigtimedwait(_STOPS, backoff) is not None
             backoff = min(backoff * 2, MAX_BACKOFF_S)
         return 0
 
-    def _run_worker(self, alive: int, inherited: tuple[int, ...]) -> int:
-        command = [sys.executable, "-m", "hybridge_edge.worker", str(alive), self._settings.to_json().decode()]
-        self._worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=inherited)
-        if self._stopping.is_set():  # the signal came between the check and here
-            self._stop(signal.SIGTERM, None)
-        return self._worker.wait()
+    def _wait_for(self, worker: subprocess.Popen[bytes]) -> int:
+        """Until the worker has ended; passes a stop on to it, and ends it where it takes longer than GRACE_S."""
+        kill_at = 0.0
+        while (code := worker.poll()) is None:
+            if not self._stopping:
+                number = signal.sigwaitinfo(_SIGNALS).si_signo
+                if number in _STOPS:
+                    self._stopping, kill_at = True, time.monotonic() + GRACE_S
+                    worker.terminate()
+            elif (left := kill_at - time.monotonic()) > 0:
+                signal.sigtimedwait(_SIGNALS, left)
+            else:
+                _LOG.error("The worker did not end in %.0f s and is killed.", GRACE_S)
+                worker.kill()
+                worker.wait()
+        return code
 
-    def _was_ready(self) -> bool:
-        assert self._worker is not None
-        try:
-            return runtime.Endpoint.read(runtime.folder()).pid == self._worker.pid
-        except Unavailable:
-            return False
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self._stopping.set()
-        if self._worker is not None and self._worker.returncode is None:
-            self._worker.send_signal(signal.SIGTERM)
-            signal.setitimer(signal.ITIMER_REAL, GRACE_S)
-
-    def _kill(self, number: int, frame: FrameType | None) -> None:
-        if self._worker is not None and self._worker.returncode is None:
-            self._worker.kill()
+def _was_ready(worker: subprocess.Popen[bytes]) -> bool:
+    try:
+        return runtime.Endpoint.read(runtime.folder()).pid == worker.pid
+    except Unavailable:
+        return False

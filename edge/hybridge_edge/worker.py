@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from threading import Event, Thread
+from threading import Thread
 
 from hybridge_edge import engine, runtime, trust
 from hybridge_edge.activation import Activation
@@ -28,6 +28,7 @@ from hybridge_edge.store import Store
 from hybridge_edge.version import installed_version
 
 _LOG = logging.getLogger(__name__)
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 DRAIN_S = 5.0
 """How long running calls may go on after SIGTERM."""
 
@@ -35,20 +36,20 @@ DRAIN_S = 5.0
 def main() -> int:
     """Serve until SIGTERM, or until the supervisor is gone. Returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    stop = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    Thread(target=_watch, args=(int(sys.argv[1]), stop), name="supervisor-watch", daemon=True).start()
+    # Blocked here, before any thread starts, and waited for in serve(): a handler that runs just before a blocking call
+    # would leave it blocked.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    Thread(target=_watch, args=(int(sys.argv[1]),), name="supervisor-watch", daemon=True).start()
     try:
-        serve(ServeSettings.from_json(sys.argv[2]), stop)
+        serve(ServeSettings.from_json(sys.argv[2]))
     except HybridgeError as error:
         print(f"hybridge-edge: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 
 
-def serve(settings: ServeSettings, stop: Event) -> None:
-    """Run the server until ``stop`` is set; the caller holds the store's lock.
+def serve(settings: ServeSettings) -> None:
+    """Run the server until SIGTERM or SIGINT, which the caller has blocked; it also holds the store's lock.
 
     Raises:
         Refused: the store, a socket or a port cannot be had.
@@ -81,7 +82,7 @@ def serve(settings: ServeSettings, stop: Event) -> None:
         if reporter is not None:
             reporter.start()
         activation.resume()
-        stop.wait()
+        signal.sigwait(_STOPS)
     finally:
         server.stop(DRAIN_S)
         management.close()
@@ -125,11 +126,11 @@ def _reporter(settings: ServeSettings, service: Service, store: Store, version: 
     return Reporter(thing, snapshot, settings.store)
 
 
-def _watch(alive: int, stop: Event) -> None:
+def _watch(alive: int) -> None:
     """The pipe ends when the supervisor does, however it died."""
     while os.read(alive, 1):
         pass
-    stop.set()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

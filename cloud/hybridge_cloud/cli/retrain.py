@@ -104,7 +104,11 @@ def sweep(model: _Model, pipeline: _Pipeline, queue: _Queue = DEFAULT_QUEUE) -> 
 
 
 @app.command()
-def status(model: _Model, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+def status(
+    model: _Model,
+    pipeline: Annotated[str, typer.Option("--pipeline", help="Show this pipeline's executions too.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
     """Say what came back and what became of each dataset."""
     from dataclasses import asdict
 
@@ -113,8 +117,20 @@ def status(model: _Model, as_json: Annotated[bool, typer.Option("--json", help="
 
     bucket = Bucket.from_environment()
     returned, found = standing.returned(bucket, model), standing.datasets(bucket, model)
+    executions = standing.executions(pipeline) if pipeline else {}
     if as_json:
-        listed = [{**asdict(item), "key": item.dataset.key, "stands": item.stands} for item in found]
+        listed = [
+            {
+                **asdict(item),
+                "key": item.dataset.key,
+                "stands": item.stands,
+                "executions": [
+                    {"id": execution.execution_id, "status": execution.status}
+                    for execution in executions.get(item.dataset.key, ())
+                ],
+            }
+            for item in found
+        ]
         typer.echo(json.dumps({"returned": asdict(returned), "datasets": listed}, sort_keys=True))
         return
     typer.echo(
@@ -125,6 +141,8 @@ def status(model: _Model, as_json: Annotated[bool, typer.Option("--json", help="
         typer.echo(
             f"{item.dataset.key}  {item.stands}  execution {item.execution or '-'}  duplicates {item.duplicates}"
         )
+        for execution in executions.get(item.dataset.key, ()):
+            typer.echo(f"  execution {execution.execution_id}: {execution.status}")
 
 
 @pipeline_app.command("create")

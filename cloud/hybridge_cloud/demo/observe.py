@@ -23,6 +23,7 @@ class Observer:
 
     sandbox: Path
     model: str
+    pipeline: str
     environment: Mapping[str, str]
 
     def endpoint(self, device: str, version: str) -> str | None:
@@ -51,8 +52,11 @@ class Observer:
         return int(status["capture"]["offered"]) if status is not None else 0
 
     def returned(self) -> dict[str, Any]:
-        """``hybridge retrain status``: counts of what lies in S3, and the datasets."""
-        done = self._run([program("hybridge"), "retrain", "status", "--model", self.model, "--json"], self.environment)
+        """``hybridge retrain status``: counts of what lies in S3, the datasets, and with them their executions."""
+        words = [program("hybridge"), "retrain", "status", "--model", self.model, "--json"]
+        if self.pipeline:
+            words += ["--pipeline", self.pipeline]
+        done = self._run(words, self.environment)
         if done is None:
             raise Refused("'hybridge retrain status' failed.", "Run it by hand in the sandbox's environment.")
         found: dict[str, Any] = json.loads(done)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hybridge_cloud.aws import pipeline as codepipeline
+from hybridge_cloud.aws.pipeline import Execution
 from hybridge_cloud.data import labels, quarantine
 from hybridge_cloud.data.dataset import Dataset, DatasetShelf
 from hybridge_cloud.retrain import claim
 from hybridge_cloud.retrain.arrivals import Arrival, Arrivals
+from hybridge_cloud.retrain.claim import DATASET_VARIABLE
 from hybridge_cloud.retrain.verdicts import Evaluated, PublishedVersion, Quality
 from hybridge_edge.contract import names
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from hybridge_cloud.aws.s3 import Bucket
 
 MAX_COUNTED_BATCHES = 1_000_000
+MAX_LISTED_EXECUTIONS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,14 @@ def datasets(bucket: Bucket, model: str) -> tuple[DatasetStatus, ...]:
             )
         )
     return tuple(found)
+
+
+def executions(pipeline: str, limit: int = MAX_LISTED_EXECUTIONS) -> dict[str, tuple[Execution, ...]]:
+    """The latest ``limit`` executions of a pipeline by the dataset they were started for, newest first."""
+    found: dict[str, list[Execution]] = {}
+    for execution in codepipeline.executions(pipeline, limit):
+        found.setdefault(execution.variables.get(DATASET_VARIABLE, ""), []).append(execution)
+    return {key: tuple(listed) for key, listed in found.items()}
 
 
 def returned_samples(bucket: Bucket, model: str) -> tuple[Arrival, ...]:

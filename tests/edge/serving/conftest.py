@@ -208,6 +208,7 @@ class Server:
     environment: dict[str, str]
     arguments: list[str]
     process: subprocess.Popen[str] | None = None
+    said: str = ""
 
     def start(self, *, wait: bool = True, **environment: str) -> Server:
         (self.runtime / "endpoint.json").unlink(missing_ok=True)
@@ -261,7 +262,7 @@ class Server:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.terminate()
-        self.process.communicate(timeout=30)
+        _, self.said = self.process.communicate(timeout=30)
         return self.process.returncode
 
 

@@ -92,7 +92,7 @@ def test_a_killed_worker_is_back_with_the_same_model(server: Any, packages: Call
         assert server.wait(not_pid=pid).pid != pid
         assert served(server, kit) == ("1.0.0", 2.0)
     assert server.stop() == 0
-    assert not (server.runtime / "inference.sock").exists()
+    assert not (server.runtime / "inference.sock").exists(), server.said
 
 
 @pytest.mark.parametrize(
