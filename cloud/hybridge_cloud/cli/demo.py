@@ -16,7 +16,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where the run and its reports go; must be empty or absent.")] = Path(
         "demo-out"
     ),
-    devices: Annotated[int, typer.Option(min=2, max=8, help="How many core devices.")] = 2,
+    devices: Annotated[int, typer.Option(min=1, max=8, help="How many core devices.")] = 2,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the sandbox running at the end.")] = False,
     split: Annotated[int, typer.Option(min=0, help="Which of the example's splits.")] = 0,
     project: Annotated[Path, typer.Option(help="The project that turns the loop.")] = Path("examples/watch"),

@@ -37,9 +37,6 @@ MOST_DEVICES = 8
 DRAIN_SECONDS = 120.0
 RETRAIN_SECONDS = 300.0
 SETTLE_SECONDS = 3.0  # the load sees version 2 for a while
-# What a device returns because the model was unsure of it contradicts its neighbours more often than usual, with true
-# labels too: 16 of 212 here.
-SUSPECT_SHARE = "0.15"
 RUNTIME = ("InferenceServer", "SensorPipeline", "SampleUplink")
 
 
@@ -64,6 +61,7 @@ class Story:
         self._progress = Progress(options.out, {}, console)
         self._devices = tuple(f"watch-{number}" for number in range(1, options.devices + 1))
         self._background: list[Background] = []
+        self._pipeline = ""
         self._project: Project = load_project(options.project)
         self._task = self._project.task()
         self._dataset: Dataset = self._task.dataset(options.split)
@@ -205,8 +203,9 @@ class Story:
             progress.command(
                 "retrain", "pipeline", "create", "--name", PIPELINE, "--project", self._options.project,
                 "--fleet", FLEET, "--signing-key", self._key, "--split", str(self._options.split),
-                "--device-share", "1.0", "--suspect-share", SUSPECT_SHARE,
+                "--device-share", "1.0",
             )  # fmt: skip
+            self._pipeline = PIPELINE
             progress.command(
                 "retrain", "gate", "--model", name, "--pipeline", PIPELINE, "--until-started",
                 "--timeout-seconds", "90", "--min-samples", "100", "--min-devices", str(len(self._devices)),
@@ -265,7 +264,7 @@ class Story:
 
     @property
     def _look(self) -> Observer:
-        return Observer(self._sandbox, self._project.name, self._progress.environment)
+        return Observer(self._sandbox, self._project.name, self._pipeline, self._progress.environment)
 
     @property
     def _key(self) -> Path:
@@ -316,15 +315,17 @@ class Story:
         if not found:
             return None
         first = found[0]
-        if first["stands"] in ("refused", "not promoted", "failed"):
+        ended = [item["status"] for item in first["executions"] if item["status"] not in ("InProgress", "Succeeded")]
+        if ended:
             raise Refused(
-                f"The challenger was {first['stands']}.", "See the builds' logs in the sandbox's logs folder."
+                f"The pipeline's execution ended as {ended[0]}; the dataset is {first['stands']}.",
+                f"See the builds' logs in {self._sandbox / 'logs' / 'builds'}.",
             )
         return f"dataset {first['key']}: published" if first["stands"] == "published" else None
 
     def _executions(self, status: dict[str, Any]) -> dict[str, int]:
-        """Executions that took effect or tried to, by dataset: the one that claimed it, and every duplicate."""
-        return {item["key"]: int(bool(item["execution"])) + int(item["duplicates"]) for item in status["datasets"]}
+        """Executions that CodePipeline ran, by the dataset they were started for."""
+        return {item["key"]: len(item["executions"]) for item in status["datasets"]}
 
     def _stop(self) -> None:
         """End what this run started; with --keep the sandbox stays."""
