@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hybridge_edge.cli.talk import tell
+from hybridge_edge.cli.talk import tell, wait_for_server
 from hybridge_edge.contract.document import Reader, canonical, sha256
 from hybridge_edge.contract.errors import PackageRefused, UsageError
 from hybridge_edge.contract.handover import Handover
@@ -16,12 +16,16 @@ from hybridge_edge.package import read_small
 TIMEOUT_S = 75.0
 """Longer than the server takes at most (activation.ANSWER_WITHIN_S)."""
 BY_HAND = "by-hand"
+WAIT_S = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("package", type=Path, help="the package's folder")
     parser.add_argument("--rollout", default=BY_HAND, help=f"who asks (default {BY_HAND})")
     parser.add_argument("--epoch", type=int, help="default: one more than the model's last")
+    parser.add_argument(
+        "--wait", type=float, default=WAIT_S, help=f"seconds for a server that is still starting (default {WAIT_S:g})"
+    )
     parser.add_argument("--mode", default="activate", choices=[mode.value for mode in Mode])
 
 
@@ -32,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{folder} is not a folder.", "Name the folder that holds manifest.json.")
     content = read_small(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES)
     model = Manifest.from_bytes(content).name
+    wait_for_server(arguments.wait)
     epoch = arguments.epoch if arguments.epoch is not None else _next_epoch(model)
     if epoch < 0:
         raise UsageError(f"The epoch {epoch} is negative.", "Write a whole number from 0.")
