@@ -156,7 +156,7 @@ def test_a_broken_component_fails_every_later_deployment_of_anything(
     assert account.outcome(device.thing, first)[0] == "SUCCEEDED"
     (device.root / "work" / f"{name}.Broken" / "now").touch()
     device = start(mode, again=device)
-    wait_until(lambda: account.installed(device.thing)[f"{name}.Broken"] == ("1.0.0", "BROKEN"))
+    wait_until(lambda: account.installed(device.thing).get(f"{name}.Broken") == ("1.0.0", "BROKEN"))
     status, reason = account.outcome(device.thing, account.deploy(other_group, {f"{name}.Other": "1.0.0"}))
     assert status == "FAILED"
     assert f"{name}.Broken is BROKEN" in reason
