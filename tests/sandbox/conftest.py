@@ -13,7 +13,8 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from hybridge_cloud.sandbox import things
+from hybridge_cloud.fleet import membership
+from hybridge_cloud.sandbox import provision, things
 from hybridge_cloud.sandbox.lifecycle import RunningSandbox, running
 
 BUILDSPECS = {
@@ -112,9 +113,9 @@ class RegisteredDevice:
         self.thing = f"thing-{uuid.uuid4().hex[:8]}"
         self.folder = folder
         self.fleet = fleet
-        iot = things.client(sandbox.ports)
-        things.ensure_fleet(iot, fleet)
-        things.enrol(iot, sandbox.ports, folder, self.thing, (f"{fleet}-r0",))
+        with provision.as_account(sandbox.ports):
+            membership.ensure_groups(fleet)
+        things.enrol(things.client(sandbox.ports), sandbox.ports, folder, self.thing, (f"{fleet}-r0",))
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         url = f"http://127.0.0.1:{self.sandbox.ports.control}{path}"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from hybridge_cloud.sandbox import devices, lifecycle, processes
+from hybridge_cloud.sandbox.folder import Recorded, SandboxFolder
 from hybridge_cloud.sandbox.lifecycle import RunningSandbox, running
 from hybridge_edge.contract.errors import Conflict, InvalidName, ModelNotFound, UsageError
 
@@ -26,6 +27,12 @@ def effective(greengrass: Any, thing: str) -> list[str]:
 def running_state(greengrass: Any, thing: str) -> list[tuple[str, str]]:
     listed = greengrass.list_installed_components(coreDeviceThingName=thing)["installedComponents"]
     return [(entry["componentName"], entry["lifecycleState"]) for entry in listed]
+
+
+def components(folder: SandboxFolder) -> list[Recorded]:
+    """Processes of the sandbox that are neither a service nor a core device."""
+    known = {*lifecycle.status(folder).processes.values()}
+    return [process for process in processes.belonging(folder) if process not in known]
 
 
 def test_a_device_is_added_deployed_to_killed_and_removed(
@@ -49,18 +56,16 @@ def test_a_device_is_added_deployed_to_killed_and_removed(
         assert processes.wait_until(lambda: running_state(greengrass, "till") == [("tests.Long", "RUNNING")], 10)
 
         before = devices.process(folder, "till")
-        (component,) = processes.component_processes(folder, ports)
+        (component,) = components(folder)
         assert before is not None
         os.kill(before.pid, signal.SIGKILL)
         assert processes.wait_until(lambda: devices.process(folder, "till") not in (None, before), 20)
-        assert processes.wait_until(
-            lambda: [one for one in processes.component_processes(folder, ports) if one != component] != [], 20
-        )
+        assert processes.wait_until(lambda: [one for one in components(folder) if one != component] != [], 20)
         assert not processes.alive(component)
 
         devices.remove(folder, ports, "till")
         assert devices.registered(folder) == []
-        assert processes.component_processes(folder, ports) == []
+        assert components(folder) == []
         assert [entry["coreDeviceThingName"] for entry in greengrass.list_core_devices()["coreDevices"]] == []
         with pytest.raises(ModelNotFound):
             devices.remove(folder, ports, "till")

@@ -31,18 +31,28 @@ def up(
     folder: Folder = None,
     buildspecs: Annotated[
         Path | None,
-        typer.Option(envvar="HYBRIDGE_BUILDSPECS", help="Folder of PROJECT.yml files for CodeBuild actions."),
+        typer.Option(
+            envvar="HYBRIDGE_BUILDSPECS",
+            help="Folder of PROJECT.yml files for CodeBuild actions.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    owner: Annotated[
+        int | None, typer.Option(min=1, help="Number of a process; when it ends, however, the sandbox goes down.")
     ] = None,
 ) -> None:
     """Start the account, the control service and every registered device."""
+    import shlex
+
     from hybridge_cloud.sandbox import lifecycle
     from hybridge_cloud.sandbox.folder import locate
 
     chosen = locate(folder)
     _say("starting")
-    started = lifecycle.up(chosen, str(buildspecs.absolute()) if buildspecs else "")
+    started = lifecycle.up(chosen, str(buildspecs.absolute()) if buildspecs else "", owner)
     typer.echo(f"The sandbox in {chosen.root} is {'up' if started else 'up already'}.")
-    typer.echo(f'To use it here: eval "$(hybridge sandbox env --dir {chosen.root})"')
+    typer.echo(f'To use it here: eval "$(hybridge sandbox env --dir {shlex.quote(str(chosen.root))})"')
 
 
 @app.command()
@@ -167,6 +177,7 @@ def _document(found: SandboxStatus) -> dict[str, object]:
         "devices": [
             {
                 **asdict(entry.device),
+                "groups": entry.device.groups,
                 "running": entry.process is not None,
                 "pid": entry.process.pid if entry.process else None,
             }

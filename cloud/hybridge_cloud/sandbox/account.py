@@ -9,10 +9,11 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from hybridge_cloud.sandbox import logs, processes
-from hybridge_cloud.sandbox.folder import HOST, REGION, Ports, SandboxFolder
+from hybridge_cloud.sandbox.folder import HOST, REGION, Ports, SandboxFolder, mark
 from hybridge_edge.contract.errors import Unavailable
 
 PYTHON_VARIABLE = "HYBRIDGE_ACCOUNT_PYTHON"
@@ -59,6 +60,7 @@ def start(folder: SandboxFolder, ports: Ports) -> subprocess.Popen[bytes]:
         "HOME": str(folder.account),
         "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
         "LANG": "C.UTF-8",
+        **mark(folder),
     }
     for name in ("s3", "state", "tmp"):
         (folder.account / name).mkdir(mode=0o700, exist_ok=True)
@@ -78,19 +80,23 @@ def start(folder: SandboxFolder, ports: Ports) -> subprocess.Popen[bytes]:
         os.close(log)
 
 
-def wait_ready(process: subprocess.Popen[bytes], folder: SandboxFolder, ports: Ports) -> None:
+def wait_ready(
+    process: subprocess.Popen[bytes], folder: SandboxFolder, ports: Ports, stopping: Callable[[], bool]
+) -> None:
     """Wait until the account answers and its MQTT listener is bound.
 
     Raises:
-        Unavailable: it ended, or did not get ready in time.
+        Unavailable: it ended, did not get ready in time, or is wanted no more.
     """
     log = folder.logs / "account.log"
 
     def settled() -> bool:
-        return process.poll() is not None or mqtt_state(ports) not in ("", "starting")
+        return stopping() or process.poll() is not None or mqtt_state(ports) not in ("", "starting")
 
     if not processes.wait_until(settled, READY_SECONDS):
         raise Unavailable(f"The embedded account did not get ready in {READY_SECONDS:.0f} s.", f"Read {log}.")
+    if stopping():
+        raise Unavailable("The sandbox was told to stop while it started.")
     if process.poll() is not None:
         raise Unavailable(f"The embedded account ended with code {process.returncode} while starting.", f"Read {log}.")
     if (state := mqtt_state(ports)) != "listening":

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from botocore.exceptions import ClientError
 
-from hybridge_cloud.fleet.rings import ring_of
+from hybridge_cloud.fleet import membership
 from hybridge_cloud.sandbox import processes, provision, things
 from hybridge_cloud.sandbox.device.__main__ import TRUST_FILE
 from hybridge_cloud.sandbox.device.layout import Layout
@@ -33,15 +36,19 @@ class Device:
     """One registered device.
 
     Args:
-        name: the thing's name. fleet: the parent group. ring: 0 to 3. groups: thing groups it is in.
+        name: the thing's name. fleet: the parent group. ring: 0 to 3.
         mode: which nucleus it behaves as, ``classic`` or ``lite``.
     """
 
     name: str
     fleet: str
     ring: int
-    groups: tuple[str, ...]
     mode: str
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The thing groups it is in."""
+        return (names.ring_group(self.fleet, self.ring),)
 
     def write(self, folder: SandboxFolder) -> None:
         document = {
@@ -67,9 +74,7 @@ def read(path: Path) -> Device:
             raise InvalidDocument(
                 f"{path} has format {document['format']}, not {FORMAT}.", "Remove that device's folder."
             )
-        return Device(
-            document["name"], document["fleet"], int(document["ring"]), tuple(document["groups"]), document["mode"]
-        )
+        return Device(document["name"], document["fleet"], int(document["ring"]), str(Mode(document["mode"])))
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidDocument(
             f"{path} is not a device's description ({error}).", "Remove that device's folder."
@@ -108,7 +113,7 @@ def process(folder: SandboxFolder, name: str) -> Recorded | None:
     try:
         pid, started = (folder.device(name) / "process").read_text().split()
         found = Recorded(int(pid), int(started))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return found if processes.alive(found) else None
 
@@ -137,19 +142,8 @@ def add(
         raise UsageError(f"{mode!r} is not a mode.", f"Use one of {', '.join(MODES)}.")
     if ring is not None and not 0 <= ring < names.RINGS:
         raise UsageError(f"Ring {ring} does not exist.", f"Use 0 to {names.RINGS - 1}.")
-    existing = registered(folder)
-    if any(device.name == name for device in existing):
-        raise Conflict(
-            f"Device {name} is registered already.", f"Use another name, or 'hybridge sandbox device remove {name}'."
-        )
-    chosen = ring_of(name, {device.name: device.ring for device in existing if device.fleet == fleet}, ring)
-    device = Device(name, fleet, chosen, (names.ring_group(fleet, chosen),), mode)
-    folder.device(name).mkdir(mode=0o700, exist_ok=True)
-    say(f"registering {name} in {device.groups[0]}")
-    if trust is not None:
-        durable.write(folder.device(name) / TRUST_FILE, trust.to_bytes())
-    enrol(folder, ports, device)
-    device.write(folder)  # the keeper starts what has a device.json
+    with _alone(folder):  # two commands at once would both take one name, or ring 0
+        device = _register(folder, ports, name, fleet, mode, ring, trust, say)
     say("waiting for its first health report")
     greengrass = provision.session().client(
         "greengrassv2", endpoint_url=provision.control_endpoint(ports), config=provision.configuration()
@@ -172,17 +166,56 @@ def add(
     return device
 
 
-def enrol(folder: SandboxFolder, ports: Ports, device: Device) -> None:
-    """Make the account know the device; it may know it already."""
-    iot = things.client(ports)
-    things.ensure_fleet(iot, device.fleet)
-    things.enrol(iot, ports, folder.device(device.name), device.name, device.groups)
+def _register(
+    folder: SandboxFolder,
+    ports: Ports,
+    name: str,
+    fleet: str,
+    mode: str,
+    ring: int | None,
+    trust: TrustDocument | None,
+    say: Callable[[str], None],
+) -> Device:
+    if any(device.name == name for device in registered(folder)):
+        raise Conflict(
+            f"Device {name} is registered already.", f"Use another name, or 'hybridge sandbox device remove {name}'."
+        )
+    home = folder.device(name)
+    if home.exists():  # of an add or a remove that was interrupted: nothing of it may come back to life
+        say(f"clearing what an interrupted command left of {name}")
+        _forget(folder, ports, name)
+    home.mkdir(mode=0o700)
+    if trust is not None:
+        durable.write(home / TRUST_FILE, trust.to_bytes())
+    say(f"registering {name} in {fleet}")
+    device = Device(name, fleet, enrol(folder, ports, name, fleet, ring), mode)
+    device.write(folder)  # the keeper starts what has a device.json
+    return device
+
+
+@contextmanager
+def _alone(folder: SandboxFolder) -> Iterator[None]:
+    """Wait until no other command adds or removes a device of this sandbox."""
+    descriptor = os.open(folder.devices_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def enrol(folder: SandboxFolder, ports: Ports, name: str, fleet: str, ring: int | None) -> int:
+    """Make the account know a device, which it may know already; returns its ring."""
+    things.enrol(things.client(ports), ports, folder.device(name), name)
+    with provision.as_account(ports):
+        membership.ensure_groups(fleet)
+        return membership.enrol(name, fleet, ring).ring
 
 
 def enrol_all(folder: SandboxFolder, ports: Ports) -> None:
     """Make the account know every registered device, and the one client that replays recordings."""
     for device in registered(folder):
-        enrol(folder, ports, device)
+        enrol(folder, ports, device.name, device.fleet, device.ring)
     things.enrol(things.client(ports), ports, folder.sensors, SENSORS_THING)
 
 
@@ -193,12 +226,23 @@ def remove(folder: SandboxFolder, ports: Ports, name: str) -> None:
         ModelNotFound: no such device. Unavailable: its processes did not end.
     """
     home = folder.device(names.thing_name(name))
-    if not (home / "device.json").exists():
-        raise ModelNotFound(f"There is no device {name}.", "See 'hybridge sandbox device list'.")
-    durable.rename(home / "device.json", home / "device.json.removed")
-    if not processes.wait_until(lambda: process(folder, name) is None, STOP_SECONDS):
-        durable.rename(home / "device.json.removed", home / "device.json")
-        raise Unavailable(f"Device {name} did not stop in {STOP_SECONDS:.0f} s.", "Look at 'hybridge sandbox status'.")
+    described, removed = home / "device.json", home / "device.json.removed"
+    with _alone(folder):
+        if described.exists():
+            durable.rename(described, removed)  # the keeper stops what has none
+        elif not removed.exists():  # else: a remove that was interrupted is ended
+            raise ModelNotFound(f"There is no device {name}.", "See 'hybridge sandbox device list'.")
+        if not processes.wait_until(lambda: process(folder, name) is None, STOP_SECONDS):
+            durable.rename(removed, described)
+            raise Unavailable(
+                f"Device {name} did not stop in {STOP_SECONDS:.0f} s.", "Look at 'hybridge sandbox status'."
+            )
+        _forget(folder, ports, name)
+
+
+def _forget(folder: SandboxFolder, ports: Ports, name: str) -> None:
+    """Take a device that does not run out of the account, and remove its folders; parts may be gone already."""
+    home = folder.device(name)
     things.forget(things.client(ports), home, name)
     greengrass = provision.session().client("greengrassv2", endpoint_url=provision.control_endpoint(ports))
     try:
@@ -206,4 +250,14 @@ def remove(folder: SandboxFolder, ports: Ports, name: str) -> None:
     except ClientError as error:
         if error.response["Error"]["Code"] != "ResourceNotFoundException":
             raise
+    remove_sockets(home)
     shutil.rmtree(home)
+
+
+def remove_sockets(home: Path) -> None:
+    """Remove what a device that does not run has outside its folder: the private folders of its sockets."""
+    for mode in Mode:
+        socket = Layout(home.resolve(), limits_of(mode).socket_name).socket()
+        shutil.rmtree(runtime.of_nucleus(str(socket)))
+        if not socket.is_relative_to(home.resolve()):
+            shutil.rmtree(socket.parent, ignore_errors=True)  # both modes have one

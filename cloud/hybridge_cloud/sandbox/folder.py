@@ -17,6 +17,9 @@ BUCKET = "hybridge-sandbox"
 HOST = "127.0.0.1"
 ENVIRONMENT_VARIABLE = "HYBRIDGE_SANDBOX"
 DEFAULT_FOLDER = Path("~/.hybridge/sandbox")
+MARK_VARIABLE = "HYBRIDGE_SANDBOX_PROCESS"
+"""In the environment of every process of a sandbox, with its resolved folder: found again whatever was killed when."""
+_HOLDS = ("sandbox.json", "environment", "lock", "devices.lock", "account", "control", "devices", "sensors", "logs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +92,23 @@ class SandboxFolder:
     def logs(self) -> Path:
         return self.root / "logs"
 
+    @property
+    def devices_lock(self) -> Path:
+        return self.root / "devices.lock"
+
     def device(self, name: str) -> Path:
         return self.devices / name
 
     def make(self) -> None:
-        """Make the folders, readable by their owner alone: they hold private keys. Raises Refused."""
+        """Make the folders, readable by their owner alone: they hold private keys.
+
+        Raises:
+            Refused: they cannot be made, or the folder is full of something else, which must not be overwritten.
+        """
+        if foreign := self._foreign():
+            raise Refused(
+                f"{self.root} is not a sandbox's folder: it holds {foreign}.", "Name an empty or a new one with --dir."
+            )
         for folder in (self.root, self.account, self.control, self.devices, self.sensors, self.logs):
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -102,16 +117,29 @@ class SandboxFolder:
                     f"{folder} cannot be made: {error.strerror}.", "Name another folder with --dir."
                 ) from None
 
+    def _foreign(self) -> str:
+        """The name of something that no sandbox put here, or ""."""
+        try:
+            if self.state_file.exists():
+                return ""
+            found = sorted(entry.name for entry in self.root.iterdir())
+        except OSError:
+            return ""  # not there yet; or making the folders will say what is wrong
+        written = tuple(f".{name}." for name in _HOLDS)  # an interrupted durable.write's own file
+        return next((name for name in found if name not in _HOLDS and not name.startswith(written)), "")
+
     def read(self) -> State | None:
         """The recorded state, or None where no sandbox was ever started.
 
         Raises:
-            InvalidDocument: the file is there and cannot be read as a sandbox's state.
+            InvalidDocument: the file is there and cannot be read as a sandbox's state. Refused: it cannot be opened.
         """
         try:
             document = json.loads(self.state_file.read_bytes())
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise Refused(f"{self.state_file}: {error.strerror}.", "Name another folder with --dir.") from None
         except ValueError as error:
             raise InvalidDocument(
                 f"{self.state_file} is not JSON: {error}.", "Remove the file and start again."
@@ -156,9 +184,26 @@ class SandboxFolder:
 
 
 def locate(folder: Path | None) -> SandboxFolder:
-    """The sandbox to use: the one named, else $HYBRIDGE_SANDBOX, else ~/.hybridge/sandbox."""
-    chosen = folder or Path(os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_FOLDER)
-    return SandboxFolder(chosen.expanduser().absolute())
+    """The sandbox to use: the one named, else $HYBRIDGE_SANDBOX, else ~/.hybridge/sandbox.
+
+    Raises:
+        Refused: no sandbox can be there.
+    """
+    chosen = (folder or Path(os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_FOLDER)).expanduser().absolute()
+    if "'" in str(chosen) or not str(chosen).isprintable():
+        # Recipes name paths between single quotes, in a shell.
+        raise Refused(f"The folder {str(chosen)!r} has a quote or an unprintable character.", "Name another folder.")
+    try:
+        if chosen.exists() and not chosen.is_dir():
+            raise Refused(f"{chosen} is not a folder.", "Name another one with --dir.")
+    except OSError as error:
+        raise Refused(f"{chosen} cannot be looked at: {error.strerror}.", "Name another folder with --dir.") from None
+    return SandboxFolder(chosen)
+
+
+def mark(folder: SandboxFolder) -> dict[str, str]:
+    """What tells the processes of one sandbox from all others, in their environment."""
+    return {MARK_VARIABLE: str(folder.root.resolve())}
 
 
 def environment(ports: Ports) -> dict[str, str]:
@@ -182,4 +227,4 @@ def environment(ports: Ports) -> dict[str, str]:
 def process_environment(folder: SandboxFolder, ports: Ports) -> dict[str, str]:
     """The caller's environment for a process of the sandbox, with no AWS setting but the sandbox's own."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-    return {**kept, **environment(ports), ENVIRONMENT_VARIABLE: str(folder.root)}
+    return {**kept, **environment(ports), ENVIRONMENT_VARIABLE: str(folder.root), **mark(folder)}

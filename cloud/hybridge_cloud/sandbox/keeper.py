@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from hybridge_cloud.sandbox import account, devices, logs, processes, provision
 from hybridge_cloud.sandbox.folder import HOST, Recorded, SandboxFolder, State, process_environment
 from hybridge_edge import durable
@@ -33,6 +35,7 @@ LOG_SECONDS = 10.0
 CONTROL_READY_SECONDS = 60.0
 DEVICE_GRACE_SECONDS = 30.0
 SERVICE_GRACE_SECONDS = 15.0
+RETRY_SECONDS = 1.0
 RESTART_SECONDS = (1.0, 2.0, 5.0, 10.0)
 """How long to wait before a process that ended is started again, by how often it ended of late."""
 STEADY_SECONDS = 60.0
@@ -58,20 +61,21 @@ class Keeper:
         previous = folder.read()
         self.buildspecs = buildspecs or (previous.buildspecs if previous else "")
         self.ports = previous.ports if previous else processes.free_ports()
-        self.previous = previous.processes if previous else {}
         self.kept: dict[str, Kept] = {}
         self.stopping = False
 
     def start(self) -> None:
-        """Bring everything up, after ending what an earlier, killed sandbox left behind."""
-        self._end_leftovers()
-        processes.check_ports(self.ports, self.folder)
+        """Bring everything up, after ending what an earlier, killed sandbox left behind.
+
+        Raises:
+            Refused: a port is taken. Unavailable: a service did not start, or it was told to stop meanwhile.
+        """
         self._record("starting")
+        processes.stop(processes.belonging(self.folder), DEVICE_GRACE_SECONDS)
+        processes.check_ports(self.ports, self.folder)
         self.kept["account"] = Kept(account.start(self.folder, self.ports))
         self._record("starting")
-        account.wait_ready(self.kept["account"].child, self.folder, self.ports)
-        provision.provision(self.ports)
-        devices.enrol_all(self.folder, self.ports)
+        self._fill_account()
         self.kept["control"] = Kept(self._start_control())
         self._record("starting")
         self._wait_control()
@@ -84,30 +88,48 @@ class Keeper:
         Returns when told to stop, or when the owner has ended.
         """
         bounded_at = time.monotonic()
-        while not self.stopping and (self.owner is None or processes.alive(self.owner)):
-            self._tend_services()
-            self._tend_devices()
-            if time.monotonic() - bounded_at > LOG_SECONDS:
-                logs.bound(self.folder.logs)
-                bounded_at = time.monotonic()
+        while not self.unwanted():
+            try:
+                self._tend_services()
+                self._tend_devices()
+                if time.monotonic() - bounded_at > LOG_SECONDS:
+                    bounded_at = time.monotonic()
+                    logs.bound(self.folder.logs)
+            except (HybridgeError, OSError) as error:
+                # A service that died once more while it came back, a full disk: it is tried again at the next tick.
+                print(f"keeper: {error}", flush=True)
+                time.sleep(RETRY_SECONDS)
             time.sleep(TICK_SECONDS)
 
+    def unwanted(self) -> bool:
+        """Whether it was told to stop, or its owner has ended."""
+        return self.stopping or (self.owner is not None and not processes.alive(self.owner))
+
     def stop(self) -> None:
-        """Devices first, then the control service, then the account; nothing is left."""
-        self._record("stopping")
+        """Devices first, then the control service, then the account; nothing is left, whatever the disk says."""
+        self._try_record("stopping")
         running = [name for name in self.kept if name not in ("account", "control")]
         self._stop_children(running, DEVICE_GRACE_SECONDS)
-        processes.stop(processes.component_processes(self.folder, self.ports), processes.KILL_WAIT_SECONDS)
         self._stop_children(["control"], SERVICE_GRACE_SECONDS)
         self._stop_children(["account"], SERVICE_GRACE_SECONDS)
+        processes.stop(processes.belonging(self.folder), processes.KILL_WAIT_SECONDS)
         self.kept.clear()
-        self._record("down")
+        self._try_record("down")
 
-    def _end_leftovers(self) -> None:
-        left = [process for process in self.previous.values() if process.pid != os.getpid()]
-        left += [found for home in self.folder.devices.iterdir() if (found := devices.process(self.folder, home.name))]
-        processes.stop(left, DEVICE_GRACE_SECONDS)
-        processes.stop(processes.component_processes(self.folder, self.ports), processes.KILL_WAIT_SECONDS)
+    def _try_record(self, state: str) -> None:
+        try:
+            self._record(state)
+        except (HybridgeError, OSError) as error:
+            print(f"keeper: the state {state} is not recorded: {error}", flush=True)
+
+    def _fill_account(self) -> None:
+        """Wait for a new account process and make things and queues in it: it knows nothing of them."""
+        account.wait_ready(self.kept["account"].child, self.folder, self.ports, self.unwanted)
+        try:
+            provision.provision(self.ports)
+            devices.enrol_all(self.folder, self.ports)
+        except (BotoCoreError, ClientError) as error:
+            raise Unavailable(f"The embedded account does not take its contents: {error}.", "Read its log.") from None
 
     def _record(self, state: str) -> None:
         found: dict[str, Recorded] = {}
@@ -124,9 +146,14 @@ class Keeper:
         home = self.folder.device(device.name)
         command = [sys.executable, "-m", "hybridge_cloud.sandbox.device", "--root", str(home)]
         child = self._spawn([*command, "--thing", device.name, "--mode", device.mode], f"device-{device.name}")
-        if (process := processes.recorded(child.pid)) is not None:
-            durable.write(home / "process", f"{process.pid} {process.started}\n".encode())
-            durable.write(home / "pid", f"{process.pid}\n".encode())
+        try:
+            if (process := processes.recorded(child.pid)) is not None:
+                durable.write(home / "process", f"{process.pid} {process.started}\n".encode())
+                durable.write(home / "pid", f"{process.pid}\n".encode())
+        except (HybridgeError, OSError):
+            child.kill()  # a device that nobody can find again must not run
+            child.wait()
+            raise
         return child
 
     def _spawn(self, command: list[str], log_name: str) -> subprocess.Popen[bytes]:
@@ -148,7 +175,7 @@ class Keeper:
         child = self.kept["control"].child
 
         def answers() -> bool:
-            if child.poll() is not None:
+            if child.poll() is not None or self.unwanted():
                 return True
             try:
                 with urllib.request.urlopen(
@@ -158,16 +185,20 @@ class Keeper:
             except OSError:
                 return False
 
-        if not processes.wait_until(answers, CONTROL_READY_SECONDS) or child.poll() is not None:
+        answered = processes.wait_until(answers, CONTROL_READY_SECONDS)
+        if self.unwanted():
+            raise Unavailable("The sandbox was told to stop while it started.")
+        if not answered or child.poll() is not None:
             raise Unavailable("The control service did not start.", f"Read {self.folder.logs / 'control.log'}.")
 
     def _tend_services(self) -> None:
         if self._due("account"):
-            # A new account process knows nothing of things and queues: make them again before anybody asks.
             self._replace("account", account.start(self.folder, self.ports))
-            account.wait_ready(self.kept["account"].child, self.folder, self.ports)
-            provision.provision(self.ports)
-            devices.enrol_all(self.folder, self.ports)
+            try:
+                self._fill_account()
+            except HybridgeError:
+                self.kept["account"].child.kill()  # an account without its things is worse than none
+                raise
             self._record("up")
         if self._due("control"):
             self._replace("control", self._start_control())
@@ -246,39 +277,59 @@ def main() -> int:
     parser.add_argument("--owner", type=int, help="stop when this process ends")
     options = parser.parse_args()
     folder = SandboxFolder(options.dir)
-    folder.make()
-    keeper: Keeper | None = None
+    try:
+        folder.make()
+        held = lock(folder)
+        keeper = Keeper(folder, options.buildspecs, _owner(options.owner))
+    except HybridgeError as error:
+        _answer(options.ready_descriptor, error)
+        return 1
 
     def told_to_stop(_number: int, _frame: FrameType | None) -> None:
-        if keeper is None or not keeper.kept:
-            raise SystemExit(0)
-        keeper.stopping = True
+        keeper.stopping = True  # every wait of the keeper is short, or looks at this
 
-    with os.fdopen(options.ready_descriptor, "w") as ready:
-        try:
-            held = lock(folder)
-            keeper = Keeper(folder, options.buildspecs, processes.recorded(options.owner) if options.owner else None)
-            signal.signal(signal.SIGTERM, told_to_stop)
-            signal.signal(signal.SIGINT, told_to_stop)
-            keeper.start()
-        except Exception as error:
-            if keeper is not None and keeper.kept:
-                keeper.stop()
-            if not isinstance(error, HybridgeError):
-                traceback.print_exc()
-                error = Unavailable(f"The sandbox did not start ({error}).", f"Read {folder.logs / 'keeper.log'}.")
-            ready.write(json.dumps({"ok": False, "message": error.message, "remedy": error.remedy}) + "\n")
-            return 1
-        ready.write('{"ok": true}\n')
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, told_to_stop)
     try:
-        keeper.tend()
-    except HybridgeError as error:
-        print(f"keeper: giving up: {error}", flush=True)
+        keeper.start()
+    except Exception as error:
+        if not isinstance(error, HybridgeError):
+            traceback.print_exc()
+            error = Unavailable(f"The sandbox did not start ({error}).", f"Read {folder.logs / 'keeper.log'}.")
+        keeper.stop()  # before the answer: what was refused has left nothing behind
+        _answer(options.ready_descriptor, error)
         return 1
+    try:
+        if _answer(options.ready_descriptor, None):
+            keeper.tend()
     finally:
         keeper.stop()
         os.close(held)
     return 0
+
+
+def _owner(pid: int | None) -> Recorded | None:
+    """The process to end with. Raises Refused where it has ended already."""
+    if pid is None:
+        return None
+    if (found := processes.recorded(pid)) is None:
+        raise Refused(f"Process {pid}, with which the sandbox shall end, has ended.", "Name a running process.")
+    return found
+
+
+def _answer(descriptor: int, error: HybridgeError | None) -> bool:
+    """Tell who waits for the start how it went; whether somebody still waits.
+
+    Whoever was interrupted meanwhile has not got a sandbox, so it must not go on without them.
+    """
+    fields = {"ok": True} if error is None else {"ok": False, "message": error.message, "remedy": error.remedy}
+    try:
+        os.write(descriptor, json.dumps(fields).encode() + b"\n")
+        os.close(descriptor)
+    except OSError as refused:
+        print(f"keeper: nobody waits for the start any more ({refused.strerror})", flush=True)
+        return False
+    return True
 
 
 if __name__ == "__main__":

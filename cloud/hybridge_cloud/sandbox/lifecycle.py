@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybridge_cloud.sandbox import devices, logs, processes
-from hybridge_cloud.sandbox.folder import BUCKET, Ports, Recorded, SandboxFolder, State, environment
+from hybridge_cloud.sandbox.folder import BUCKET, Ports, Recorded, SandboxFolder, State, environment, mark
 from hybridge_edge.contract.errors import Refused, Unavailable
 
 DOWN_SECONDS = 70.0
 """Longer than the keeper's own graces together."""
+LEFT_GRACE_SECONDS = 10.0
+"""From SIGTERM to SIGKILL for what a killed keeper left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ def up(folder: SandboxFolder, buildspecs: str = "", owner: int | None = None) ->
         keeper = subprocess.Popen(
             command,
             cwd=folder.root,
+            env={**os.environ, **mark(folder)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -87,8 +90,14 @@ def up(folder: SandboxFolder, buildspecs: str = "", owner: int | None = None) ->
     finally:
         os.close(writing)
         os.close(log)
-    with os.fdopen(reading) as pipe:
-        line = pipe.readline()
+    try:
+        with os.fdopen(reading) as pipe:
+            line = pipe.readline()
+    except BaseException:
+        # Ctrl-C: whoever does not get the sandbox leaves none behind.
+        keeper.terminate()
+        keeper.wait()
+        raise
     if not line:
         keeper.wait()
         raise Unavailable("The sandbox's keeper ended while starting.", f"Read {folder.logs / 'keeper.log'}.")
@@ -105,20 +114,16 @@ def down(folder: SandboxFolder) -> bool:
     Returns:
         True where something was stopped, False where it was down already.
     """
-    recorded = folder.read()
-    if recorded is None:
-        return False
-    before = status(folder)
-    keeper = before.processes.get("keeper")
+    keeper = status(folder).processes.get("keeper")
     if keeper is not None:
         processes.send(keeper, signal.SIGTERM)
         _reap(keeper)
-    left = _left_over(folder, recorded)
+    left = processes.belonging(folder)
     if left:
-        processes.stop(left, processes.KILL_WAIT_SECONDS)
-        processes.stop(processes.component_processes(folder, recorded.ports), processes.KILL_WAIT_SECONDS)
-        folder.write(State(recorded.ports, "down", {}, recorded.buildspecs))
-    if still := _left_over(folder, recorded):
+        processes.stop(left, LEFT_GRACE_SECONDS)
+        if (recorded := folder.read()) is not None:
+            folder.write(State(recorded.ports, "down", {}, recorded.buildspecs))
+    if still := processes.belonging(folder):
         raise Unavailable(f"{len(still)} processes of the sandbox did not end.", "Run 'hybridge sandbox down' again.")
     return keeper is not None or bool(left)
 
@@ -130,12 +135,6 @@ def _reap(keeper: Recorded) -> None:
         os.waitpid(keeper.pid, os.WNOHANG)
     except ChildProcessError:
         return
-
-
-def _left_over(folder: SandboxFolder, recorded: State) -> list[Recorded]:
-    left = [process for process in recorded.processes.values() if processes.alive(process)]
-    left += [found for device in devices.registered(folder) if (found := devices.process(folder, device.name))]
-    return left + processes.component_processes(folder, recorded.ports)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,3 +168,6 @@ def running(folder: Path | None = None, buildspecs: str = "") -> Iterator[Runnin
             yield RunningSandbox(chosen, recorded.ports, environment(recorded.ports))
         finally:
             down(chosen)
+            if folder is None:
+                for device in devices.registered(chosen):
+                    devices.remove_sockets(chosen.device(device.name))

@@ -24,8 +24,10 @@ def bound(folder: Path) -> None:
     """
     for log in folder.glob("**/*.log"):
         if log.stat().st_size > LOG_LIMIT_BYTES:
-            shutil.copyfile(log, log.with_name(log.name + ".1"))
-            os.truncate(log, 0)
+            try:
+                shutil.copyfile(log, log.with_name(log.name + ".1"))
+            finally:
+                os.truncate(log, 0)  # also where the disk is full: a log must not keep it so
     builds = sorted((folder / "builds").glob("*.log*"), key=lambda log: log.stat().st_mtime, reverse=True)
     for log in builds[KEPT_BUILD_LOGS:]:
         log.unlink(missing_ok=True)

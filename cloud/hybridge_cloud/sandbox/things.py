@@ -16,7 +16,6 @@ from botocore.exceptions import ClientError
 from hybridge_cloud.sandbox import account, provision
 from hybridge_cloud.sandbox.folder import HOST, Ports
 from hybridge_edge import durable
-from hybridge_edge.contract import names
 
 IoTClient = Any
 """boto3 makes its clients from data at run time; there is no class to name."""
@@ -49,13 +48,6 @@ def client(ports: Ports) -> IoTClient:
     return provision.session().client(
         "iot", endpoint_url=provision.account_endpoint(ports), config=provision.configuration()
     )
-
-
-def ensure_fleet(iot: IoTClient, fleet: str) -> None:
-    """Make the parent group and its rings; a group that is there stays as it is."""
-    iot.create_thing_group(thingGroupName=names.fleet_name(fleet))
-    for ring in range(names.RINGS):
-        iot.create_thing_group(thingGroupName=names.ring_group(fleet, ring), parentGroupName=fleet)
 
 
 def enrol(iot: IoTClient, ports: Ports, folder: Path, thing: str, groups: tuple[str, ...] = ()) -> None:
@@ -106,16 +98,19 @@ def _certificate(iot: IoTClient, folder: Path) -> str:
 
 def forget(iot: IoTClient, folder: Path, thing: str) -> None:
     """Take the thing and its certificate out of the registry; parts that are gone already are fine."""
-    arn = (folder / "certificate.arn").read_text()
+    try:
+        arn = (folder / "certificate.arn").read_text()
+    except FileNotFoundError:
+        arn = ""  # its enrolment was interrupted before the certificate
     certificate = arn.rpartition("/")[2]
-    steps: tuple[Callable[[], object], ...] = (
+    withdraw: tuple[Callable[[], object], ...] = (
         lambda: iot.detach_thing_principal(thingName=thing, principal=arn),
         lambda: iot.detach_policy(policyName=POLICY, target=arn),
         lambda: iot.update_certificate(certificateId=certificate, newStatus="INACTIVE"),
         lambda: iot.delete_certificate(certificateId=certificate, forceDelete=True),
-        lambda: iot.delete_thing(thingName=thing),
     )
-    for step in steps:
+    unregister: Callable[[], object] = lambda: iot.delete_thing(thingName=thing)  # noqa: E731
+    for step in (*(withdraw if arn else ()), unregister):
         try:
             step()
         except ClientError as error:
