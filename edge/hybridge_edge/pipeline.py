@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from hybridge_edge.contract.errors import HybridgeError, ModelNotFound, Overload
 from hybridge_edge.contract.window import Window
 from hybridge_edge.mqtt import Broker, Connection
 from hybridge_edge.sensors import Source, WindowQueue
+from hybridge_edge.stopping import stop_event
 
 RESULT_FORMAT = 1
 WINDOW_SECONDS = 30.0
@@ -241,22 +241,20 @@ def run(arguments: argparse.Namespace) -> int:
     source_topic = configuration.text("sourceTopic", names.windows_topic(thing))
     result_topic = configuration.text("resultTopic", names.results_topic(thing))
     local_topic = configuration.text("localTopic")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    queue = WindowQueue()
-    nucleus = greengrass.connect() if local_topic else None
-    try:
-        with Connection(broker, f"{thing}-pipeline", source_topic, queue.put) as connection:
-            connection.start()
-            publish: list[Publish] = [lambda payload: connection.publish(result_topic, payload)]
+    with stop_event() as stop:
+        queue = WindowQueue()
+        nucleus = greengrass.connect() if local_topic else None
+        try:
+            with Connection(broker, f"{thing}-pipeline", source_topic, queue.put) as connection:
+                connection.start()
+                publish: list[Publish] = [lambda payload: connection.publish(result_topic, payload)]
+                if nucleus is not None:
+                    publish.append(lambda payload: nucleus.publish(local_topic, payload))
+                pipeline = Pipeline(queue, model, tuple(publish), labels=Labels(model))
+                _log.info("Windows of %s go to model %s, results to %s.", source_topic, model, result_topic)
+                pipeline.run(stop)
+                _log.info("%s %s", queue.counters(), pipeline.counters)
+        finally:
             if nucleus is not None:
-                publish.append(lambda payload: nucleus.publish(local_topic, payload))
-            pipeline = Pipeline(queue, model, tuple(publish), labels=Labels(model))
-            _log.info("Windows of %s go to model %s, results to %s.", source_topic, model, result_topic)
-            pipeline.run(stop)
-            _log.info("%s %s", queue.counters(), pipeline.counters)
-    finally:
-        if nucleus is not None:
-            nucleus.close()
+                nucleus.close()
     return 0

@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from hybridge_edge import lock, runtime, trials
 from hybridge_edge.contract.errors import Unavailable
@@ -29,10 +31,27 @@ _STOPS = (signal.SIGTERM, signal.SIGINT)
 _SIGNALS = (*_STOPS, signal.SIGCHLD)
 
 
+@contextmanager
+def blocked_signals() -> Iterator[None]:
+    """Keep the supervisor's signals for its ``sigwaitinfo``; the worker inherits this and waits for them too.
+
+    Entered before any thread starts: a thread that was started earlier would take a signal in the supervisor's stead,
+    and either end the process without its worker or let the worker's death pass unnoticed.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        while signal.sigtimedwait(_SIGNALS, 0) is not None:
+            pass  # a second stop, come while the first one was obeyed
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Supervisor:
     """One worker at a time, until SIGTERM or SIGINT.
 
-    Signals are blocked and waited for: a handler that runs just before a blocking call would leave it blocked.
+    Signals are blocked (see ``blocked_signals``) and waited for: a handler that runs just before a blocking call would
+    leave it blocked.
     """
 
     def __init__(self, settings: ServeSettings) -> None:
@@ -52,7 +71,6 @@ class Supervisor:
             # The worker reads this pipe's end: end of file means that its supervisor is gone.
             alive, held = os.pipe()
             descriptors += [alive, held]
-            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # the worker inherits this and waits for them too
             trials.count_crash(self._settings.store)  # of an earlier life, ended by a power cut or worse
             return self._supervise(alive, tuple(descriptors[:3]))
         finally:

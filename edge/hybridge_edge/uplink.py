@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +24,7 @@ from hybridge_edge.contract.batch import MAX_BATCH_SAMPLES
 from hybridge_edge.contract.errors import Conflict, HybridgeError, InvalidDocument, Unavailable
 from hybridge_edge.s3 import Bucket, TryAgain
 from hybridge_edge.spool_reader import Entry, SpoolReader
+from hybridge_edge.stopping import stop_event
 from hybridge_edge.uplink_status import UplinkStatus
 
 BATCH_SAMPLES = 256
@@ -84,7 +85,7 @@ class Uplink:
         cursor = self._reader.cursor
         return replace(
             self._status,
-            returned=cursor.delivered - self._status.unreadable,
+            returned=cursor.delivered,
             missing=cursor.missing,
             damaged=cursor.damaged,
             torn=cursor.torn,
@@ -251,17 +252,14 @@ def run(arguments: argparse.Namespace) -> int:
     batch_samples = configuration.integer("batchSamples", BATCH_SAMPLES, 1, MAX_BATCH_SAMPLES)
     batch_seconds = configuration.number("batchSeconds", BATCH_SECONDS, 0.05, 3600.0)
     bucket = Bucket(configuration.required("bucket"))
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    folder = runtime.folder()
-    spool_folder = _spool_folder(configuration.text("spool"), folder, stop)
-    if spool_folder is None:
-        return 0
-    until = time.monotonic() + TAKEOVER_SECONDS
-    while True:
-        try:
-            uplink = Uplink(
+    with stop_event() as stop:
+        folder = runtime.folder()
+        spool_folder = _spool_folder(configuration.text("spool"), folder, stop)
+        if spool_folder is None:
+            return 0
+
+        def take() -> Uplink:
+            return Uplink(
                 spool_folder,
                 bucket,
                 thing,
@@ -269,16 +267,29 @@ def run(arguments: argparse.Namespace) -> int:
                 batch_seconds=batch_seconds,
                 status_folder=folder,
             )
-            break
-        except Conflict:
-            if time.monotonic() >= until or stop.wait(POLL_SECONDS):
-                raise
-    _log.info("Returning samples from %s to bucket %s.", spool_folder, bucket.name)
-    try:
-        uplink.run(stop)
-    finally:
-        uplink.close()
+
+        uplink = _taken_over(take, stop)
+        if uplink is None:
+            return 0
+        _log.info("Returning samples from %s to bucket %s.", spool_folder, bucket.name)
+        try:
+            uplink.run(stop)
+        finally:
+            uplink.close()
     return 0
+
+
+def _taken_over(take: Callable[[], Uplink], stop: threading.Event) -> Uplink | None:
+    """The spool's uplink, once the one before has ended. None: stopped. Raises Conflict after TAKEOVER_SECONDS."""
+    until = time.monotonic() + TAKEOVER_SECONDS
+    while True:
+        try:
+            return take()
+        except Conflict:
+            if time.monotonic() >= until:
+                raise
+        if stop.wait(POLL_SECONDS):
+            return None
 
 
 def _spool_folder(given: str, folder: Path, stop: threading.Event) -> Path | None:

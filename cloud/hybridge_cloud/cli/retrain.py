@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import tempfile
 import threading
 import time
@@ -59,6 +58,7 @@ def gate(
     from hybridge_cloud.retrain.claim import Starter
     from hybridge_cloud.retrain.gate import Gate
     from hybridge_edge.contract.errors import Unavailable
+    from hybridge_edge.stopping import stop_event
 
     bucket = Bucket.from_environment()
     policy = decision.Policy(min_samples, min_labelled_share, min_devices, min_interval_seconds, device_share)
@@ -69,16 +69,14 @@ def gate(
         running.take_events(0)
         running.turn()
         return
-    stop, started = threading.Event(), False
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    timer = threading.Timer(timeout_seconds or threading.TIMEOUT_MAX, stop.set)
-    timer.daemon = True
-    timer.start()
-    try:
-        started = running.run(stop, until_started=until_started, sweep_seconds=sweep_seconds)
-    finally:
-        timer.cancel()
+    with stop_event() as stop:
+        timer = threading.Timer(timeout_seconds or threading.TIMEOUT_MAX, stop.set)
+        timer.daemon = True
+        timer.start()
+        try:
+            started = running.run(stop, until_started=until_started, sweep_seconds=sweep_seconds)
+        finally:
+            timer.cancel()
     if until_started and not started:
         raise Unavailable("No execution was started in time.", "See hybridge retrain status for what is missing.")
 

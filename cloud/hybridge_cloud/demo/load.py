@@ -13,7 +13,6 @@ deadline is failed. SIGTERM ends it; it then writes FOLDER/DEVICE.npz:
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import threading
 import time
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from hybridge_edge.contract.protos import open_inference_pb2 as wire
 from hybridge_edge.contract.protos import open_inference_pb2_grpc as services
+from hybridge_edge.stopping import stop_event
 
 DEADLINE_SECONDS = 1.0
 MOST_RECORDS = 2_000_000
@@ -123,25 +123,26 @@ def main(arguments: list[str]) -> int:
     with np.load(options.probes, allow_pickle=False) as probes:
         windows, classes = probes["windows"], int(probes["classes"])
     requests = requests_for(windows, options.model, options.input)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    options.out.mkdir(parents=True, exist_ok=True)
-    ledgers = {name: Ledger() for name in (device.split("=", 1)[0] for device in options.devices)}
-    threads = [
-        threading.Thread(
-            target=ask, args=(endpoint, requests, classes, options.rate, stop, ledgers[name]), name=name, daemon=True
-        )
-        for name, endpoint in (device.split("=", 1) for device in options.devices)
-    ]
-    for thread in threads:
-        thread.start()
-    while not stop.is_set():
-        stop.wait(1.0)
-    for thread in threads:
-        thread.join(DEADLINE_SECONDS * 5)
-    for name, ledger in ledgers.items():
-        ledger.write(options.out / f"{name}.npz", classes)
+    with stop_event() as stop:
+        options.out.mkdir(parents=True, exist_ok=True)
+        ledgers = {name: Ledger() for name in (device.split("=", 1)[0] for device in options.devices)}
+        threads = [
+            threading.Thread(
+                target=ask,
+                args=(endpoint, requests, classes, options.rate, stop, ledgers[name]),
+                name=name,
+                daemon=True,
+            )
+            for name, endpoint in (device.split("=", 1) for device in options.devices)
+        ]
+        for thread in threads:
+            thread.start()
+        while not stop.is_set():
+            stop.wait(1.0)
+        for thread in threads:
+            thread.join(DEADLINE_SECONDS * 5)
+        for name, ledger in ledgers.items():
+            ledger.write(options.out / f"{name}.npz", classes)
     return 0
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 
 from hybridge_edge import settings
-from hybridge_edge.supervisor import Supervisor
+from hybridge_edge.supervisor import Supervisor, blocked_signals
 
 add_arguments = settings.add_arguments
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM. Returns the exit code."""
-    return Supervisor(settings.read(arguments)).run()
+    with blocked_signals():  # first of all: reading the deployment starts the SDK's threads
+        return Supervisor(settings.read(arguments)).run()
