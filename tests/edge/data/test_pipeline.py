@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
@@ -14,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import boto3
@@ -26,6 +26,7 @@ from hybridge_edge.client import InferenceAnswer
 from hybridge_edge.contract import names
 from hybridge_edge.contract.batch import BatchManifest
 from hybridge_edge.contract.errors import InvalidInput, ModelNotFound, Refused, Unavailable, UsageError
+from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.contract.window import Window
 from hybridge_edge.mqtt import Broker, Connection
 from hybridge_edge.pipeline import Pipeline, result
@@ -139,19 +140,6 @@ def broker(sandbox: RunningSandbox) -> Broker:
     return Broker(found["host"], found["port"], Path(found["ca"]), Path(found["certificate"]), Path(found["key"]))
 
 
-@pytest.fixture(scope="module")
-def serving() -> Any:
-    """The package builder of the serving tests."""
-    path = Path(__file__).parent.parent / "serving" / "conftest.py"
-    specification = importlib.util.spec_from_file_location("serving_kit", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["serving_kit"] = module
-    specification.loader.exec_module(module)
-    return module
-
-
 class Device:
     """Starts commands of one device, as its components would be."""
 
@@ -167,10 +155,10 @@ class Device:
 
 
 @pytest.fixture
-def device(sandbox: RunningSandbox, serving: Any) -> Iterator[Device]:
+def device(sandbox: RunningSandbox, trust: TrustDocument) -> Iterator[Device]:
     """A device whose processes are all gone at the end."""
     folder = Path(tempfile.mkdtemp(prefix="hyb", dir="/tmp"))
-    (folder / "trust.json").write_bytes(serving.trust_of(serving.signer()).to_bytes())
+    (folder / "trust.json").write_bytes(trust.to_bytes())
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "HYBRIDGE_"))},
         **sandbox.environment,
@@ -188,11 +176,11 @@ def device(sandbox: RunningSandbox, serving: Any) -> Iterator[Device]:
 
 
 def test_windows_become_results_and_samples_in_the_bucket_over_a_change_of_version(
-    tmp_path: Path, sandbox: RunningSandbox, broker: Broker, serving: Any, device: Device, wait_for: Any
+    tmp_path: Path, sandbox: RunningSandbox, broker: Broker, kit: ModuleType, device: Device, wait_for: Any
 ) -> None:
     device("serve", "--store", str(tmp_path / "store"), "--spool", str(tmp_path / "spool"), "--capture-share", "1")
     wait_for(lambda: (device.runtime / ENDPOINT_FILE).exists())
-    packages = [serving.build(tmp_path / f"package-{n}", f"{n}.0.0", float(n)) for n in (1, 2)]
+    packages = [kit.build(tmp_path / f"package-{n}", f"{n}.0.0", float(n)) for n in (1, 2)]
     device("activate", str(packages[0].folder), "--epoch", "1").wait(30)
     tls = [
         "--broker-ca",
@@ -240,7 +228,7 @@ def test_windows_become_results_and_samples_in_the_bucket_over_a_change_of_versi
         fields = results[f"person1/{number}"]
         values = np.frombuffer(window(number).tensors[0].data, np.float32).reshape(8, 3)
         factor = {"1.0.0": 1.0, "2.0.0": 2.0}[fields["version"]]
-        expected = serving.scores(values[np.newaxis], factor)[0]
+        expected = kit.scores(values[np.newaxis], factor)[0]
         np.testing.assert_allclose(fields["outputs"]["scores"], expected, rtol=1e-5)
         assert fields["label"] == ("left", "right", "still")[int(np.argmax(expected))]
     assert results["person1/39"]["version"] == "2.0.0"

@@ -1,0 +1,200 @@
+"""Packages small enough to build in a test, signed for real.
+
+The model of version V answers ``scores = (mean of the window per channel) * V's factor``, so that an answer's numbers
+prove which weights made it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+import numpy
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from securesystemslib.dsse import Envelope
+from securesystemslib.signer import CryptoSigner
+
+from hybridge_edge.activation import Activation
+from hybridge_edge.contract.document import sha256
+from hybridge_edge.contract.handover import Handover
+from hybridge_edge.contract.manifest import (
+    SIGNATURE_PAYLOAD_TYPE,
+    FileEntry,
+    Golden,
+    GoldenTensor,
+    Lineage,
+    Manifest,
+    Variant,
+)
+from hybridge_edge.contract.states import Mode, PackageState
+from hybridge_edge.contract.tensors import TensorSpec
+from hybridge_edge.contract.trust_document import TrustDocument, TrustedKey
+from hybridge_edge.engine import load
+from hybridge_edge.gate import Gate
+from hybridge_edge.service import Service
+from hybridge_edge.store import Store
+
+STEPS, CHANNELS = 8, 3
+MODEL = "watch"
+_SIGNERS: list[CryptoSigner] = []
+
+
+def signer(number: int = 0) -> CryptoSigner:
+    """The test's keys: 0 is trusted, the others are strangers."""
+    while len(_SIGNERS) <= number:
+        _SIGNERS.append(CryptoSigner.generate_ed25519())
+    return _SIGNERS[number]
+
+
+def trust_of(*signers: CryptoSigner, threshold: int = 1) -> TrustDocument:
+    keys = [one.public_key for one in signers]
+    return TrustDocument(
+        threshold, tuple(TrustedKey(key.keyid, key.keytype, key.scheme, key.keyval["public"]) for key in keys)
+    )
+
+
+def window(rows: int = 1, seed: int = 0) -> numpy.ndarray:
+    return numpy.random.default_rng(seed).normal(size=(rows, STEPS, CHANNELS)).astype(numpy.float32)
+
+
+def scores(values: numpy.ndarray, factor: float) -> numpy.ndarray:
+    """What a package of that factor must answer."""
+    return values.mean(axis=1) * numpy.float32(factor)
+
+
+def _graph(nodes: list, inputs: list, outputs: list, constants: list) -> bytes:
+    graph = helper.make_graph(nodes, "graph", inputs, outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def features_graph() -> bytes:
+    raw = helper.make_tensor_value_info("window", TensorProto.FLOAT, ["batch", STEPS, CHANNELS])
+    mean = helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["batch", CHANNELS])
+    node = helper.make_node("ReduceMean", ["window"], ["mean"], axes=[1], keepdims=0)
+    return _graph([node], [raw], [mean], [])
+
+
+def model_graph(factor: float) -> bytes:
+    mean = helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["batch", CHANNELS])
+    out = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", CHANNELS])
+    constant = numpy_helper.from_array(numpy.array(factor, numpy.float32), "factor")
+    return _graph([helper.make_node("Mul", ["mean", "factor"], ["scores"])], [mean], [out], [constant])
+
+
+@dataclass
+class Built:
+    """A package's folder and what it is."""
+
+    folder: Path
+    manifest: Manifest
+    factor: float
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.digest = self.manifest.digest
+
+    def handover(self, epoch: int, mode: Mode = Mode.ACTIVATE) -> Handover:
+        return Handover(self.manifest.name, str(self.folder), self.digest, f"rollout-{epoch}", epoch, mode)
+
+
+def sign(folder: Path, *signers: CryptoSigner) -> None:
+    envelope = Envelope((folder / "manifest.json").read_bytes(), SIGNATURE_PAYLOAD_TYPE, {})
+    for one in signers:
+        envelope.sign(one)
+    (folder / "signature.json").write_text(json.dumps(envelope.to_dict()))
+
+
+def build(
+    folder: Path,
+    version: str = "1.0.0",
+    factor: float = 1.0,
+    *,
+    signers: tuple[CryptoSigner, ...] | None = None,
+    golden_error: float = 0.0,
+    graph: bytes | None = None,
+    name: str = MODEL,
+    change: Callable[[Manifest], Manifest] = lambda manifest: manifest,
+) -> Built:
+    """Write a signed package. ``golden_error`` makes its golden outputs wrong by that much."""
+    (folder / "golden").mkdir(parents=True)
+    (folder / "features.onnx").write_bytes(features_graph())
+    (folder / "model.onnx").write_bytes(model_graph(factor) if graph is None else graph)
+    numpy.save(folder / "golden" / "window.npy", window(4, seed=7))
+    numpy.save(folder / "golden" / "scores.npy", scores(window(4, seed=7), factor) + numpy.float32(golden_error))
+    files = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        files.append(FileEntry(path.relative_to(folder).as_posix(), sha256(content), len(content)))
+    manifest = Manifest(
+        name=name,
+        version=version,
+        files=tuple(files),
+        inputs=(TensorSpec("window", "FP32", (-1, STEPS, CHANNELS), "g"),),
+        features=(TensorSpec("mean", "FP32", (-1, CHANNELS)),),
+        outputs=(TensorSpec("scores", "FP32", (-1, CHANNELS)),),
+        variants=(Variant("cpu", "features.onnx", "model.onnx", ("CPUExecutionProvider",)),),
+        golden=Golden(
+            (
+                GoldenTensor("input", "window", "golden/window.npy"),
+                GoldenTensor("output", "scores", "golden/scores.npy"),
+            ),
+            1e-4,
+            1e-5,
+        ),
+        features_digest=sha256(features_graph()),
+        lineage=Lineage("run-1", "sha256:" + "0" * 64, "sha256:" + "1" * 64, "2026-11-01T00:00:00Z"),
+        labels=("left", "right", "still"),
+        max_batch=8,
+        confidence_output="scores",
+    )
+    manifest = change(manifest)
+    (folder / "manifest.json").write_bytes(manifest.to_bytes())
+    sign(folder, *(signers or (signer(),)))
+    return Built(folder, manifest, factor)
+
+
+@pytest.fixture
+def kit() -> ModuleType:
+    """This module, for its functions: tests cannot import a conftest by name."""
+    return sys.modules[__name__]
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Callable[..., Built]:
+    """Builds a package, each in a folder of its own: see ``build``."""
+    count = iter(range(1000))
+    return lambda *arguments, **options: build(tmp_path / f"package-{next(count)}", *arguments, **options)
+
+
+@pytest.fixture
+def trust() -> TrustDocument:
+    return trust_of(signer())
+
+
+def activate(store_folder: Path, built: Built) -> None:
+    """Have a package be the active one of a store before any server starts on it."""
+    service = Service(Gate(1), lambda model, digest: None)
+    activation = Activation(
+        Store(store_folder), service, lambda: trust_of(signer()), lambda package: load(package, 1), lambda: None
+    )
+    answer = activation.hand_over(built.handover(1))
+    activation.close()
+    assert answer.state is PackageState.ACTIVE, answer
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short name, for sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="hyb", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
