@@ -11,6 +11,7 @@ from hybridge_edge.contract.report import DeviceReport, ModelReport
 from hybridge_edge.contract.sample import Sample
 from hybridge_edge.contract.states import Mode, PackageState
 from hybridge_edge.contract.tensors import Tensor, TensorSpec
+from hybridge_edge.contract.window import Window
 
 DIGEST = "sha256:" + "ab" * 32
 OTHER = "sha256:" + "0c" * 32
@@ -84,6 +85,14 @@ REPORT = DeviceReport(
 HANDOVER = Handover("watch", "/greengrass/v2/packages/x", DIGEST, "rollout-1", 3, Mode.ACTIVATE)
 ANSWER = HandoverAnswer(PackageState.ACTIVE, "watch", "1.2.3", DIGEST, 3)
 
+WINDOW = Window(
+    "watch/12/400",
+    (
+        Tensor("window", "FP32", (2, 3), struct.pack("<6f", 0.5, -1.0, 2.0, 0.25, 9.75, -0.125)),
+        Tensor("worn", "BOOL", (1,), b"\x01"),
+    ),
+)
+
 GOLDEN = {
     "manifest.json": MANIFEST.to_bytes(),
     "sample.bin": SAMPLE.to_bytes(),
@@ -91,4 +100,5 @@ GOLDEN = {
     "report.json": REPORT.to_bytes(),
     "handover.json": HANDOVER.to_line(),
     "handover-answer.json": ANSWER.to_line(),
+    "window.bin": WINDOW.to_bytes(),
 }
