@@ -43,7 +43,8 @@ class Gate:
         try:
             while self._free == 0:
                 left = until - time.monotonic()
-                if left <= 0 or not self._condition.wait(left):
+                if left <= 0:
                     raise Overloaded("The request waited too long for its turn.", _LATER)
+                self._condition.wait(left)  # looked at again also after the time is up: the wake-up may be ours
         finally:
             self._room += 1

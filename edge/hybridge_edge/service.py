@@ -241,9 +241,10 @@ def _offer(capture: Capture, resident: Resident, sample_id: str, rows: int, resu
     from hybridge_edge.capture import Observation
 
     manifest = resident.manifest
-    confidence = result.outputs.get(manifest.confidence_output)
     now_ms = time.time_ns() // 1_000_000
     for row in range(rows):
+        outputs = _row(manifest.outputs, result.outputs, row, rows)
+        confidence = outputs.get(manifest.confidence_output)
         capture.offer(
             Observation(
                 model=manifest.name,
@@ -252,12 +253,14 @@ def _offer(capture: Capture, resident: Resident, sample_id: str, rows: int, resu
                 features_digest=manifest.features_digest,
                 sample_id=sample_id if rows == 1 else f"{sample_id}/{row}",
                 captured_at_ms=now_ms,
-                features=_row(manifest.features, result.features, row),
-                outputs=_row(manifest.outputs, result.outputs, row),
-                confidence=-1.0 if confidence is None else float(confidence[row].max()),
+                features=_row(manifest.features, result.features, row, rows),
+                outputs=outputs,
+                confidence=-1.0 if confidence is None else float(confidence.max()),
             )
         )
 
 
-def _row(specs: tuple[TensorSpec, ...], arrays: Mapping[str, Array], row: int) -> dict[str, Array]:
-    return {spec.name: arrays[spec.name][row] if spec.shape[0] == -1 else arrays[spec.name] for spec in specs}
+def _row(specs: tuple[TensorSpec, ...], arrays: Mapping[str, Array], row: int, rows: int) -> dict[str, Array]:
+    """One row of each array. Of several rows it is a copy: a view in the queue would keep the whole batch in memory."""
+    found = {spec.name: arrays[spec.name][row] if spec.shape[0] == -1 else arrays[spec.name] for spec in specs}
+    return found if rows == 1 else {name: array.copy() for name, array in found.items()}

@@ -9,6 +9,7 @@ so it costs no fsync; one that does survive is counted like any other.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from threading import Lock
@@ -16,6 +17,7 @@ from types import TracebackType
 
 from hybridge_edge import durable
 
+_LOG = logging.getLogger(__name__)
 FOLDER = "trials"
 _RUNNING = ".running"
 
@@ -32,7 +34,10 @@ class Trial:
         with self._lock:
             self._inside += 1
             if self._inside == 1:
-                os.close(os.open(self._mark, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+                try:
+                    os.close(os.open(self._mark, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+                except OSError as error:  # a full disk costs the evidence of a crash, not the request
+                    _LOG.warning("The mark %s cannot be made: %s.", self._mark, error.strerror)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,0 +1,100 @@
+"""The heart without a transport: what is offered to the capture, who gets a place, what a full disk costs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy
+import pytest
+
+from hybridge_edge import trials
+from hybridge_edge.capture import Observation
+from hybridge_edge.contract.errors import Overloaded
+from hybridge_edge.contract.manifest import Manifest
+from hybridge_edge.contract.tensors import TensorSpec
+from hybridge_edge.engine import EngineResult
+from hybridge_edge.gate import Gate
+from hybridge_edge.service import Inference, Resident, Service
+from hybridge_edge.trials import Trial
+
+
+class Kept:
+    """A capture that keeps everything in memory."""
+
+    def __init__(self) -> None:
+        self.observations: list[Observation] = []
+
+    def offer(self, observation: Observation) -> None:
+        self.observations.append(observation)
+
+
+class Engine:
+    """Answers the mean of a window, and one confidence for the whole batch, which has no batch axis."""
+
+    provider = "test"
+
+    def run(self, inputs: Mapping[str, Any]) -> EngineResult:
+        mean = inputs["window"].mean(axis=1)
+        whole = numpy.array([0.25, 0.75, 0.5], numpy.float32)
+        return EngineResult({"mean": mean}, {"scores": mean, "whole": whole}, 1, 1)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def service(packages: Callable) -> Service:
+    def whole(manifest: Manifest) -> Manifest:
+        outputs = (*manifest.outputs, TensorSpec("whole", "FP32", (3,)))
+        return replace(manifest, outputs=outputs, confidence_output="whole")
+
+    built = packages(change=whole)
+    one = Service(Gate(1), lambda model, digest: None)
+    one.capture = Kept()  # type: ignore[assignment]
+    one.switch(Resident(built.manifest, built.digest, Engine()))
+    return one
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_confidence_without_a_batch_axis_is_every_row_s(service: Service, kit: ModuleType, rows: int) -> None:
+    service.infer(Inference("watch", "", "a", {"window": kit.window(rows)}), 1.0)
+    assert [one.confidence for one in service.capture.observations] == [0.75] * rows  # type: ignore[union-attr]
+
+
+def test_a_row_that_is_kept_does_not_keep_its_batch_in_memory(service: Service, kit: ModuleType) -> None:
+    service.infer(Inference("watch", "", "a", {"window": kit.window(4)}), 1.0)
+    for one in service.capture.observations:  # type: ignore[union-attr]
+        for array in (*one.features.values(), *one.outputs.values()):
+            assert array.base is None or array.base.nbytes == array.nbytes
+
+
+def test_a_place_that_comes_free_as_the_wait_ends_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wake-up that is given to a waiter at its very end must not be lost with it: nobody else gets it."""
+    gate = Gate(1)
+    with gate.enter(1.0):
+
+        def wait(seconds: float) -> bool:
+            gate._free += 1
+            return False
+
+        monkeypatch.setattr(gate._condition, "wait", wait)
+        with gate.enter(1.0):
+            monkeypatch.undo()
+            with pytest.raises(Overloaded), gate.enter(0.0):
+                pass
+
+
+def test_a_mark_that_cannot_be_made_costs_no_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / trials.FOLDER).mkdir()
+    trial = Trial(tmp_path, "sha256:" + "a" * 64)
+    shutil.rmtree(tmp_path / trials.FOLDER)
+    with trial:
+        assert "cannot be made" in caplog.text
+    (tmp_path / trials.FOLDER).mkdir()
+    with trial:
+        assert len(list((tmp_path / trials.FOLDER).iterdir())) == 1
