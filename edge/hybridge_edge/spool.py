@@ -65,7 +65,8 @@ class Cursor:
     Attributes:
         segment, offset: the next byte to read. ordinal: records passed, or -1 while no segment was entered.
         epoch, seq: the last record acknowledged; a record at or below it in its epoch is a copy and is passed over.
-        delivered: records acknowledged. missing: records the writer counted that are in no segment any more.
+        delivered: records acknowledged, but for those set aside.
+        missing: records the writer counted that are in no segment any more.
         damaged: stretches of bytes that held no right record, kept in quarantine/ while there is room.
         torn: ends of segments that a crash cut off inside a record that was never acknowledged.
         planned_segment, planned_offset: where the delivery that was last begun ends.
@@ -160,7 +161,10 @@ def _epoch(text: str) -> str:
 def make_folders(folder: Path) -> None:
     """Make the spool's folders, 0700, and their names durable."""
     for path in (folder, segments_folder(folder), quarantine_folder(folder)):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise Refused(f"The spool folder {path} cannot be made: {error.strerror}.", "Name another one.") from None
         if path.is_symlink() or path.stat().st_uid != os.getuid():
             raise Refused(f"{path} is not a folder of this user.", "Name another spool folder.")
         path.chmod(0o700)

@@ -93,9 +93,10 @@ class SpoolReader:
         self._data, self._base = b"", 0
 
     def set_aside(self, entry: Entry) -> None:
-        """Keep in quarantine/ the body of an entry that is whole and yet no sample."""
+        """Keep in quarantine/ the body of an entry that is whole and yet no sample: damaged, not delivered."""
         self._quarantine(f"{entry.epoch}-{entry.seq}", entry.body)
         self._at = replace(self._at, damaged=self._at.damaged + 1)
+        self._pending -= 1
 
     def close(self) -> None:
         if self._lock >= 0:

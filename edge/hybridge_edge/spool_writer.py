@@ -164,6 +164,9 @@ class SpoolWriter:
             self._write(spool.segment_header(self._before))
             durable.sync_folder(spool.segments_folder(self._folder))
         except OSError as error:
+            if self._file >= 0:  # a disk that stays full leaves no heap of empty segments
+                spool.segment_path(self._folder, self._index).unlink(missing_ok=True)
+                self._size = 0
             self._seal()
             if error.errno in _FULL:
                 raise self._disk_full() from None

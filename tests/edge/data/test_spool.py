@@ -305,6 +305,31 @@ def test_a_write_that_does_not_fit_leaves_nothing_of_its_group_and_the_next_one_
     reader.close()
 
 
+_HEAP_SCRIPT = """
+import resource, sys
+from pathlib import Path
+from hybridge_edge.contract.errors import SpoolFull
+from hybridge_edge.spool_writer import SpoolWriter
+writer = SpoolWriter(Path(sys.argv[1]), minimum_free_bytes=0)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
+refused = 0
+for _ in range(50):
+    try:
+        writer.append([b"x"])
+    except SpoolFull:
+        refused += 1
+print(refused)
+"""
+
+
+def test_a_disk_that_stays_full_is_not_filled_with_empty_segments(spool_folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _HEAP_SCRIPT, str(spool_folder)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["50"]
+    assert len(spool.segment_indexes(spool_folder)) == 1
+
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 

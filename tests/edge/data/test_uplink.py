@@ -164,6 +164,7 @@ def test_records_that_are_no_samples_are_set_aside_and_counted(
     assert returned(s3.objects) == Counter(range(5))
     assert (status.returned, status.unreadable) == (5, 1)
     assert [path.read_bytes() for path in (spool_folder / "quarantine").iterdir()] == [b"no sample"]
+    assert deliver(5).returned == 5, "also after a restart"
 
 
 def test_samples_that_come_while_it_runs_are_returned_too(
@@ -316,6 +317,10 @@ def test_a_new_uplink_takes_over_from_one_that_ends(
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1)
     assert s3.objects == {}
+    waiting = start_uplink("--bucket", "data", "--spool", str(spool_folder))
+    time.sleep(1)
+    waiting.send_signal(signal.SIGTERM)
+    assert (waiting.wait(30), waiting.stderr.read()) == (0, ""), "told to stop while it waits, it has failed at nothing"
     first.close()
     wait_for(lambda: returned(s3.objects) == Counter(range(filled)))
     process.send_signal(signal.SIGTERM)
@@ -331,6 +336,7 @@ def test_a_new_uplink_takes_over_from_one_that_ends(
         (("--bucket", "Not/A/Bucket"), 2, "not the name of a bucket"),
         (("--bucket", "data", "--thing", "a/b"), 1, "not a valid device name"),
         (("--bucket", "data", "--configuration"), 1, "no Greengrass nucleus"),
+        (("--bucket", "data", "--spool", "/dev/null/spool"), 1, "spool folder /dev/null/spool cannot be made"),
     ],
 )
 def test_wrong_settings_get_one_sentence(
