@@ -21,7 +21,15 @@ from pathlib import Path
 from threading import BoundedSemaphore
 
 from hybridge_edge import failpoint
-from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, Overloaded, PackageRefused, Refused, SpoolFull
+from hybridge_edge.contract.errors import (
+    HybridgeError,
+    InvalidDocument,
+    Overloaded,
+    PackageRefused,
+    Refused,
+    SpoolFull,
+    Unavailable,
+)
 from hybridge_edge.contract.handover import Handover, HandoverAnswer
 from hybridge_edge.contract.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest
 from hybridge_edge.contract.states import Mode, PackageState
@@ -105,8 +113,15 @@ class Activation:
             return self._answer(handover, PackageState.BUILDING, UNKNOWN_VERSION)
 
     def rollback(self, model: str, reason: str, timeout_s: float = ANSWER_WITHIN_S) -> HandoverAnswer:
-        """Quarantine what runs and put the previous package back. Raises Refused where there is none."""
-        return self._submit_rollback(model, reason).result(timeout_s)
+        """Quarantine what runs and put the previous package back.
+
+        Raises:
+            Refused: there is none. Unavailable: it is not done after ``timeout_s`` seconds, and goes on.
+        """
+        try:
+            return self._thread.submit(self._roll_back, model, reason).result(timeout_s)
+        except FutureTimeout:
+            raise Unavailable(f"The rollback of {model} is still under way.", "See hybridge-edge status.") from None
 
     def proven(self, model: str, digest: str) -> None:
         """The digest has answered often enough to be trusted (see service.TRIAL_RUNS)."""
@@ -119,9 +134,6 @@ class Activation:
         future = self._thread.submit(work, handover)
         future.add_done_callback(lambda _: self._pending.release())
         return future
-
-    def _submit_rollback(self, model: str, reason: str) -> Future[HandoverAnswer]:
-        return self._thread.submit(self._roll_back, model, reason)
 
     def _obey(self, handover: Handover) -> HandoverAnswer:
         record = self._store.record(handover.model)

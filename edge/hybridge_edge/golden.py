@@ -39,7 +39,7 @@ def check_golden(package: Package, engine: Engine) -> None:
 
 def _load(package: Package, path: str) -> Array:
     try:
-        array: Array = numpy.load(io.BytesIO(package.read(path)), allow_pickle=False)
+        array: Array = numpy.lib.format.read_array(io.BytesIO(package.read(path)), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise PackageRefused(f"{path} is not a plain numpy array: {error}", _COMPILE_AGAIN, step="golden") from None
     return array

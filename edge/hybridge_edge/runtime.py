@@ -50,6 +50,11 @@ def _private(path: Path) -> Path:
         path.mkdir(mode=0o700, parents=True)
     except FileExistsError:
         pass
+    except OSError as error:
+        raise Refused(
+            f"The runtime folder {path} cannot be made: {error.strerror}.",
+            "Name another one with HYBRIDGE_RUNTIME_DIR.",
+        ) from None
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise Refused(

@@ -17,6 +17,7 @@ TIMEOUT_S = 75.0
 """Longer than the server takes at most (activation.ANSWER_WITHIN_S)."""
 BY_HAND = "by-hand"
 WAIT_S = 10.0
+MAX_WAIT_S = 3600.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{folder} is not a folder.", "Name the folder that holds manifest.json.")
     content = read_small(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES)
     model = Manifest.from_bytes(content).name
+    if not 0.0 <= arguments.wait <= MAX_WAIT_S:
+        raise UsageError(f"--wait is {arguments.wait:g}.", f"Write seconds from 0 to {MAX_WAIT_S:g}.")
     wait_for_server(arguments.wait)
     epoch = arguments.epoch if arguments.epoch is not None else _next_epoch(model)
     if epoch < 0:

@@ -62,7 +62,8 @@ def _read(text: str, specs: dict[str, TensorSpec]) -> tuple[str, Array]:
             raise UsageError(f"The model has the inputs {', '.join(specs)}.", "Write --input NAME=FILE.npy for each.")
         (name,) = specs
     try:
-        array: Array = numpy.load(Path(file), allow_pickle=False)
+        with Path(file).open("rb") as content:
+            array: Array = numpy.lib.format.read_array(content, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UsageError(f"{file} cannot be read as a numpy array: {error}.", "Save it with numpy.save.") from None
     spec = specs.get(name)

@@ -238,10 +238,21 @@ def test_the_commands(
     assert "watch 1.0.0  ACTIVE  epoch 2" in command("status").stdout
     assert eventually(lambda: server.say(verb="status")["capture"]["captured"] == 1)
     assert server.endpoint.spool == str(tmp_path / "spool")
+    numpy.savez(tmp_path / "windows.npz", window=kit.window())
+    (tmp_path / "note.txt").write_text("no array, no settings, no folder")
     for wrong in (
         ("infer", "--model", "watch", "--input", "none.npy"),
         ("infer", "--model", "watch", "--input", f"windw={tmp_path / 'window.npy'}"),
+        ("infer", "--model", "watch", "--input", str(tmp_path / "windows.npz")),
+        ("infer", "--model", "watch", "--input", str(tmp_path / "note.txt")),
+        ("infer", "--model", "watch", "--input", str(tmp_path)),
+        ("infer", "--model", "none", "--input", str(tmp_path / "window.npy")),
         ("activate", str(tmp_path / "nowhere")),
+        ("activate", str(tmp_path)),
+        ("activate", str(built.folder), "--wait", "nan"),
+        ("activate", str(built.folder), "--epoch", str(10**30)),
+        ("serve", "--store", str(tmp_path / "note.txt" / "store")),
+        ("serve", "--settings", str(tmp_path / "note.txt")),
         ("serve", "--threads", "many"),
         ("serve", "--capture-share", "2"),
         ("dance",),
@@ -250,6 +261,20 @@ def test_the_commands(
         assert refused.returncode in (1, 2), wrong
         assert refused.stderr.strip(), wrong
         assert "Traceback" not in refused.stderr, wrong
+
+
+@pytest.mark.parametrize("verb", ["serve", "status", "uplink"])
+def test_a_runtime_folder_that_cannot_be_made_is_one_sentence(
+    verb: str, command: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HYBRIDGE_RUNTIME_DIR", "/dev/null/run")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_IOT_THING_NAME", "HYBRIDGE_BUCKET"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("HYBRIDGE_STORE", str(tmp_path / "store"))
+    refused = command(verb)
+    assert refused.returncode == 1
+    assert "/dev/null/run cannot be made" in refused.stderr
+    assert refused.stderr.count("\n") == 1
 
 
 def test_the_module_is_the_command(server: Any) -> None:
