@@ -126,7 +126,13 @@ class Activation:
     def proven(self, model: str, digest: str) -> None:
         """The digest has answered often enough to be trusted (see service.TRIAL_RUNS)."""
         with suppress(RuntimeError):  # closed meanwhile: the trial goes on after the next start
-            self._thread.submit(self._store.trust, model, digest)
+            self._thread.submit(self._believe, model, digest)
+
+    def _believe(self, model: str, digest: str) -> None:
+        try:
+            self._store.trust(model, digest)
+        except (HybridgeError, OSError) as error:
+            _LOG.error("That %s has passed its first runs is not remembered: %s", model, error)
 
     def _submit(self, work: Callable[[Handover], HandoverAnswer], handover: Handover) -> Future[HandoverAnswer]:
         if not self._pending.acquire(blocking=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ class Connection:
         self._client.reconnect_delay_set(RECONNECT_MIN_SECONDS, RECONNECT_MAX_SECONDS)
         self._client.connect_timeout = CONNECT_SECONDS
         self._client.on_connect = self._on_connect
+        self._client.on_connect_fail = self._on_connect_fail
         self._client.on_disconnect = self._on_disconnect
         self._client.on_subscribe = self._on_subscribe
         self._client.on_message = self._on_message
@@ -136,6 +138,9 @@ class Connection:
             client.subscribe(self._topic, qos=1)
         else:
             self._ready.set()
+
+    def _on_connect_fail(self, client: Any, userdata: Any) -> None:
+        self._note(str(sys.exc_info()[1] or "no connection"))  # paho calls this while it handles the error
 
     def _on_subscribe(self, client: Any, userdata: Any, mid: Any, reasons: Any, properties: Any) -> None:
         failed = [str(reason) for reason in reasons if reason.is_failure]

@@ -171,7 +171,9 @@ def parse_tcp(text: str) -> tuple[str, int]:
         loopback = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         raise UsageError(f"{text!r} is not HOST:PORT.", "Write 127.0.0.1:8001, or leave it empty.") from None
-    if not loopback or not 0 <= number <= 65535:
+    if not 0 <= number <= 65535:
+        raise UsageError(f"{text!r} names no port.", "Write a port from 0 to 65535.")
+    if not loopback:
         raise UsageError(
             f"The server does not listen on {text!r}: without TLS it stays on this machine.",
             "Write 127.0.0.1:PORT, or leave it empty.",

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hybridge_edge import lock, runtime, trials
-from hybridge_edge.contract.errors import Unavailable
+from hybridge_edge.contract.errors import InvalidDocument, Unavailable
 from hybridge_edge.settings import ServeSettings
 
 _LOG = logging.getLogger(__name__)
@@ -118,5 +118,5 @@ class Supervisor:
 def _was_ready(worker: subprocess.Popen[bytes]) -> bool:
     try:
         return runtime.Endpoint.read(runtime.folder()).pid == worker.pid
-    except Unavailable:
+    except (Unavailable, InvalidDocument):
         return False

@@ -16,6 +16,7 @@ from threading import Lock
 from types import TracebackType
 
 from hybridge_edge import durable
+from hybridge_edge.contract.errors import SpoolFull
 
 _LOG = logging.getLogger(__name__)
 FOLDER = "trials"
@@ -67,7 +68,11 @@ def count_crash(store: Path) -> None:
         return
     for mark in folder.glob(f"*{_RUNNING}"):
         path = mark.with_suffix("")
-        durable.write(path, b"%d\n" % (_count(path) + 1))
+        try:
+            durable.write(path, b"%d\n" % (_count(path) + 1))
+        except (SpoolFull, OSError) as error:  # the mark stays, to be counted once there is room: serving goes first
+            _LOG.error("A death with %s marked is not counted: %s", path.name[:12], error)
+            continue
         mark.unlink()
 
 

@@ -146,8 +146,8 @@ class Uplink:
         if not entries:
             return True
         made = batches.make(self._thing, entries)
-        if not planned:
-            self._until_done(self._reader.plan, stop)
+        if not planned and not self._until_done(self._reader.plan, stop):
+            return False
         for batch in made.batches:
             done = self._put(batch.manifest.data_key, batch.data, stop)
             if not done or not self._put(batch.manifest_key, batch.manifest.to_bytes(), stop):

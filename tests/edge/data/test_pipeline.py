@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -126,6 +127,16 @@ def test_half_a_certificate_is_refused(tmp_path: Path, missing: str) -> None:
         paths[missing] = None
     with pytest.raises(UsageError):
         Broker("127.0.0.1", 1, **paths).context()
+
+
+def test_a_broker_that_is_away_is_named_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with Connection(Broker("127.0.0.1", port), "device-1-pipeline") as connection:
+        connection.start()
+        with pytest.raises(Unavailable, match=f"127.0.0.1:{port} does not answer: .*refused"):
+            connection.wait_ready(1)
+    assert "refused" in caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -226,6 +226,24 @@ def test_stopping_while_s3_is_away_leaves_everything_in_the_spool(
     assert returned(s3.objects) == Counter(range(filled))
 
 
+def test_nothing_is_sent_that_could_not_be_noted_first(
+    spool_folder: Path, filled: int, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group that is sent without a note would come again in other batches after a kill."""
+    monkeypatch.setattr(uplink_module, "FLUSH_SECONDS", 0.2)
+    uplink = Uplink(spool_folder, Bucket("data", s3.environment()), "device-1", backoff=Backoff(0.02))
+
+    def failing() -> None:
+        raise OSError("told to fail")
+
+    monkeypatch.setattr(uplink._reader, "plan", failing)
+    stop = threading.Event()
+    stop.set()
+    uplink.run(stop)
+    assert (s3.requests, uplink.status.returned) == (0, 0)
+    uplink.close()
+
+
 def test_two_uplinks_on_one_spool_are_refused(spool_folder: Path, s3: Any) -> None:
     bucket = Bucket("data", s3.environment())
     first = Uplink(spool_folder, bucket, "device-1")

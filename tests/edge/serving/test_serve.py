@@ -252,6 +252,7 @@ def test_the_commands(
         ("activate", str(built.folder), "--wait", "nan"),
         ("activate", str(built.folder), "--epoch", str(10**30)),
         ("serve", "--store", str(tmp_path / "note.txt" / "store")),
+        ("serve", "--store", str(tmp_path / "other"), "--threads", "0"),
         ("serve", "--settings", str(tmp_path / "note.txt")),
         ("serve", "--threads", "many"),
         ("serve", "--capture-share", "2"),

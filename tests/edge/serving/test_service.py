@@ -12,9 +12,9 @@ from typing import Any
 import numpy
 import pytest
 
-from hybridge_edge import trials
+from hybridge_edge import durable, trials
 from hybridge_edge.capture import Observation
-from hybridge_edge.contract.errors import Overloaded
+from hybridge_edge.contract.errors import Overloaded, SpoolFull
 from hybridge_edge.contract.manifest import Manifest
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.engine import EngineResult
@@ -98,3 +98,21 @@ def test_a_mark_that_cannot_be_made_costs_no_request(tmp_path: Path, caplog: pyt
     (tmp_path / trials.FOLDER).mkdir()
     with trial:
         assert len(list((tmp_path / trials.FOLDER).iterdir())) == 1
+
+
+def test_a_death_that_a_full_disk_cannot_count_ends_no_supervisor_and_is_counted_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / trials.FOLDER).mkdir()
+    digest = "sha256:" + "a" * 64
+    Trial(tmp_path, digest).__enter__()
+
+    def full(path: Path, data: bytes) -> None:
+        raise SpoolFull("The disk is full.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(durable, "write", full)
+        trials.count_crash(tmp_path)
+    assert trials.crashes(tmp_path, digest) == 0
+    trials.count_crash(tmp_path)
+    assert trials.crashes(tmp_path, digest) == 1
