@@ -56,7 +56,7 @@ def test_the_check_above_finds_a_handler_that_sets_the_event() -> None:
                 "    os.kill(os.getpid(), signal.SIGTERM)\n"
                 "    for _ in range(100_000): pass\n",
             ],
-            timeout=2,
+            timeout=1,
             check=False,
         )
 

@@ -332,11 +332,10 @@ def test_a_new_uplink_takes_over_from_one_that_ends(
 ) -> None:
     first = Uplink(spool_folder, Bucket("data", s3.environment()), "device-1")
     process = start_uplink("--bucket", "data", "--spool", str(spool_folder))
+    waiting = start_uplink("--bucket", "data", "--spool", str(spool_folder))
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1)
     assert s3.objects == {}
-    waiting = start_uplink("--bucket", "data", "--spool", str(spool_folder))
-    time.sleep(1)
     waiting.send_signal(signal.SIGTERM)
     assert (waiting.wait(30), waiting.stderr.read()) == (0, ""), "told to stop while it waits, it has failed at nothing"
     first.close()
