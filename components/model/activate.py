@@ -8,7 +8,7 @@ speaks to the nucleus, which counts it as the component's health:
     0  the package is ACTIVE, STAGED or BUILDING; or this is not news: superseded by a higher epoch, quarantined on
        this device, refused before, retired as asked
     1  the server refused a package it never saw before: this deployment fails
-    2  this program was called wrongly
+    2  this program was called wrongly, or no package lies beside it
     75 no server answered in time; the nucleus runs this again
 """
 
@@ -54,7 +54,11 @@ def main() -> int:
     if arguments.epoch < 0 or arguments.epoch != int(arguments.epoch):
         parser.error("--epoch is a whole number from 0")
     package = Path(__file__).resolve().parent / "package"
-    line = hand_over_line(package, arguments.rollout, int(arguments.epoch), arguments.mode)
+    try:
+        line = hand_over_line(package, arguments.rollout, int(arguments.epoch), arguments.mode)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        say(f"{package} holds no package ({error}): the artifact was not unpacked whole; deploy the component again")
+        return 2
     deadline = time.monotonic() + arguments.wait_seconds
     said = ""
     while True:

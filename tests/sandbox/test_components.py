@@ -77,6 +77,11 @@ def test_a_request_sent_again_with_its_client_token_gets_its_answer_again(
     assert (first["arn"], first["creationTimestamp"]) == (again["arn"], again["creationTimestamp"])
 
 
+def with_manifest(manifest: str) -> bytes:
+    head = 'RecipeFormatVersion: "2020-01-25"\nComponentName: tests.Odd\nComponentVersion: "1.0.0"\n'
+    return f"{head}Manifests: [{manifest}]".encode()
+
+
 @pytest.mark.parametrize(
     ("recipe", "word"),
     [
@@ -84,6 +89,10 @@ def test_a_request_sent_again_with_its_client_token_gets_its_answer_again(
         (b"[]", "not an object"),
         (b'{"RecipeFormatVersion": "2020-01-25"}', "ComponentName"),
         (b"x" * 16_001, "16001 bytes"),
+        (with_manifest('{Platform: {os: "/[/"}}'), "unterminated character set"),
+        (with_manifest("{Platform: linux}"), "malformed"),
+        (with_manifest('{Artifacts: [{Uri: "s3://["}]}'), "malformed"),
+        (with_manifest("{Made: 2020-01-01}"), "malformed"),
     ],
 )
 def test_what_is_no_recipe_is_refused_with_the_reason(greengrass: Any, recipe: bytes, word: str) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from hybridge_cloud.sandbox import devices, lifecycle, processes
-from hybridge_cloud.sandbox.folder import Recorded, SandboxFolder
+from hybridge_cloud.sandbox import devices, lifecycle, processes, things
+from hybridge_cloud.sandbox.folder import Ports, Recorded, SandboxFolder
 from hybridge_cloud.sandbox.lifecycle import RunningSandbox, running
 from hybridge_edge.contract.errors import Conflict, InvalidName, ModelNotFound, UsageError
 
@@ -29,17 +29,28 @@ def running_state(greengrass: Any, thing: str) -> list[tuple[str, str]]:
     return [(entry["componentName"], entry["lifecycleState"]) for entry in listed]
 
 
+def ipc_socket(process: Recorded) -> Path | None:
+    """The IPC socket that a component was given; None for a process that is no component."""
+    prefix = f"{processes.IPC_VARIABLE}="
+    variables = Path(f"/proc/{process.pid}/environ").read_bytes().decode().split("\0")
+    return next((Path(value.removeprefix(prefix)) for value in variables if value.startswith(prefix)), None)
+
+
+def groups_of(ports: Ports, thing: str) -> list[str]:
+    listed = things.client(ports).list_thing_groups_for_thing(thingName=thing)["thingGroups"]
+    return [entry["groupName"] for entry in listed]
+
+
 def components(folder: SandboxFolder) -> list[Recorded]:
-    """Processes of the sandbox that are neither a service nor a core device."""
-    known = {*lifecycle.status(folder).processes.values()}
-    return [process for process in processes.belonging(folder) if process not in known]
+    return [process for process in processes.belonging(folder) if ipc_socket(process) is not None]
 
 
 def test_a_device_is_added_deployed_to_killed_and_removed(
     make_clients: Callable[[RunningSandbox], Callable[[str], Any]], make_recipe: Callable[..., bytes]
 ) -> None:
     said: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="hyb") as made, running(Path(made)) as sandbox:
+    # A name with spaces, and too long for a Unix socket below it.
+    with tempfile.TemporaryDirectory(prefix="hyb") as made, running(Path(made) / ("long name " * 12)) as sandbox:
         folder, ports = sandbox.folder, sandbox.ports
         greengrass = make_clients(sandbox)("greengrassv2")
         added = devices.add(folder, ports, "till", "shop", "classic", None, None, said.append)
@@ -49,7 +60,7 @@ def test_a_device_is_added_deployed_to_killed_and_removed(
         with pytest.raises(Conflict):
             devices.add(folder, ports, "till", "shop", "classic", None, None, said.append)
 
-        recipe = make_recipe("tests.Long", "1.0.0").replace(b"echo up", b"exec sleep 600")
+        recipe = make_recipe("tests.Long", "1.0.0").replace(b"echo up", b"cd '{work:path}' && exec sleep 600")
         greengrass.create_component_version(inlineRecipe=recipe)
         greengrass.create_deployment(targetArn=GROUP, components={"tests.Long": {"componentVersion": "1.0.0"}})
         assert processes.wait_until(lambda: effective(greengrass, "till") == ["SUCCEEDED"], 30)
@@ -63,8 +74,24 @@ def test_a_device_is_added_deployed_to_killed_and_removed(
         assert processes.wait_until(lambda: [one for one in components(folder) if one != component] != [], 20)
         assert not processes.alive(component)
 
+        (component,) = components(folder)
+        ipc = ipc_socket(component)
+        assert ipc is not None
+        sockets = [Path(devices.environment(folder, "till")["HYBRIDGE_RUNTIME_DIR"]), ipc.parent]
+        assert all(one.is_dir() and not one.is_relative_to(folder.root) for one in sockets)
+        (folder.device("till") / "device.json").rename(folder.device("till") / "device.json.removed")  # and killed
         devices.remove(folder, ports, "till")
         assert devices.registered(folder) == []
+        assert not any(one.exists() for one in sockets)
+        assert not folder.device("till").exists()
+
+        left = folder.device("till")  # of an add that was killed
+        left.mkdir()
+        (left / "state.json").write_text("of an earlier life")
+        devices.add(folder, ports, "till", "shop", "lite", 2, None, said.append)
+        assert groups_of(ports, "till") == ["shop-r2"]
+        assert not any(b"earlier" in file.read_bytes() for file in left.glob("state.json"))
+        devices.remove(folder, ports, "till")
         assert components(folder) == []
         assert [entry["coreDeviceThingName"] for entry in greengrass.list_core_devices()["coreDevices"]] == []
         with pytest.raises(ModelNotFound):

@@ -170,6 +170,14 @@ def test_wrong_arguments_are_a_usage_error(artifact: Path, runtime_folder: Path,
     assert "Traceback" not in done.stderr
 
 
+def test_an_artifact_without_its_package_is_said_in_a_sentence(artifact: Path, runtime_folder: Path) -> None:
+    (artifact / "package" / "manifest.json").unlink()
+    done = activate(artifact, runtime_folder)
+    assert done.returncode == 2
+    assert "deploy the component again" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("socket_path", ["/var/lib/greengrass/gg-ipc.socket", "/greengrass/v2/ipc.socket", ""])
 def test_it_finds_the_same_runtime_folder_as_the_server(
     artifact: Path, socket_path: str, monkeypatch: pytest.MonkeyPatch

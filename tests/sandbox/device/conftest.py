@@ -69,11 +69,12 @@ def private() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def sandbox() -> Iterator[lifecycle.RunningSandbox]:
-    with lifecycle.running() as running, pytest.MonkeyPatch.context() as patch:
-        for key, value in running.environment.items():
+def sandbox(sandbox: lifecycle.RunningSandbox) -> Iterator[lifecycle.RunningSandbox]:
+    """The one sandbox of all these tests, in the environment too."""
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in sandbox.environment.items():
             patch.setenv(key, value)
-        yield running
+        yield sandbox
 
 
 class Account:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -154,3 +155,24 @@ def test_an_artifact_that_cannot_be_checked_is_refused(artifact: str) -> None:
 def test_what_is_no_recipe_is_refused_in_a_sentence(text: bytes, mode: Mode) -> None:
     with pytest.raises(HybridgeError):
         parse(text, mode, limits_of(mode))
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("place", [("Platform", "os"), ("Artifacts", 0, "Uri"), ("Lifecycle",), ("Artifacts",)])
+@pytest.mark.parametrize("value", ["/[/", "s3://[", 5, None, [1], {"a": [1]}, "1e999"])
+def test_a_recipe_with_nonsense_in_it_is_read_or_refused_and_never_breaks_the_device(
+    mode: Mode, place: tuple[Any, ...], value: Any
+) -> None:
+    artifact = {"Uri": "s3://bucket/key.zip", "Digest": "abc", "Algorithm": "SHA-256"}
+    found: dict[str, Any] = {
+        "Platform": {"os": "linux", "runtime": "*"},
+        "Artifacts": [artifact],
+        "Lifecycle": {"run": "echo"},
+    }
+    inner: Any = found
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    fields = {"ComponentName": "T.One", "ComponentVersion": "1.0.0", "Manifests": [found]}
+    with contextlib.suppress(HybridgeError):
+        parse(json.dumps(fields).encode(), mode, limits_of(mode))

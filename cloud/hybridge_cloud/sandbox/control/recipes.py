@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -95,11 +96,15 @@ def checked(document: dict[str, Any]) -> Recipe:
             versions.satisfies("0.0.0", str(entry["VersionRequirement"]))
             if str(entry.get("DependencyType", "HARD")).upper() not in ("HARD", "SOFT"):
                 raise invalid(f"DependencyType of {dependency} must be HARD or SOFT.")
+        json.dumps(document)  # YAML knows dates and numbers as keys, which a stored recipe has no place for
         for manifest in document["Manifests"]:
+            for wanted in (manifest.get("Platform") or {}).values():
+                _fits(str(wanted), "")
             for artifact in manifest.get("Artifacts") or []:
-                if not str(artifact["Uri"]).startswith("s3://"):
+                address = urlsplit(str(artifact["Uri"]))
+                if address.scheme != "s3" or not address.netloc or not address.path.strip("/"):
                     raise invalid(f"Artifact {artifact['Uri']} does not lie in S3.")
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, re.error) as error:
         raise invalid(f"The recipe of {name} is malformed: {error}") from None
     return Recipe(name, version, {"ComponentType": "aws.greengrass.generic", **document})
 

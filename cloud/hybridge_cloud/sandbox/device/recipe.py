@@ -184,7 +184,10 @@ def _fits_classic(wanted: str, found: str | None) -> bool:
     if wanted == "*":
         return True
     if len(wanted) > 1 and wanted.startswith("/") and wanted.endswith("/"):
-        return found is not None and re.fullmatch(wanted[1:-1], found) is not None
+        try:
+            return found is not None and re.fullmatch(wanted[1:-1], found) is not None
+        except re.error as error:
+            raise InvalidDocument(f"The Platform {wanted!r} is no expression: {error}.", "Correct it.") from None
     return wanted == found
 
 
@@ -251,7 +254,10 @@ def _artifacts(manifest: _Reader, name: str) -> list[Artifact]:
     found = []
     for item in manifest.many("Artifacts"):
         uri, unarchive = item.text("Uri"), item.text("Unarchive", "NONE").upper()
-        address = urlsplit(uri)
+        try:
+            address = urlsplit(uri)
+        except ValueError as error:
+            raise InvalidDocument(f"{name}: the artifact {uri!r} is no address: {error}.", "Correct it.") from None
         if address.scheme != "s3" or not address.netloc or not address.path.strip("/"):
             raise Refused(f"{name}: the artifact {uri!r} is not s3://BUCKET/KEY.", "Store artifacts in S3.")
         if address.path.endswith("/") or address.path.rsplit("/", 1)[-1] in (".", ".."):

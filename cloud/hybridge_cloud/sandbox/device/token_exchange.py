@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 PATH = "/2016-11-01/credentialprovider/"
 LIFETIME = datetime.timedelta(hours=1)
 _REQUEST_SECONDS = 10
+_STOP_POLL_SECONDS = 0.02
+"""How often the server looks whether it is to end; the library's half a second is felt at every stop of a device."""
 
 
 class TokenExchange:
@@ -29,7 +31,9 @@ class TokenExchange:
         self._thing = thing
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name="token-exchange", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_STOP_POLL_SECONDS,), name="token-exchange", daemon=True
+        )
 
     @property
     def uri(self) -> str:
