@@ -93,7 +93,10 @@ def look(thing: str, ring: int, deployment: str, models: Sequence[FleetModel]) -
         return DeviceEnd(thing, ring, End.PENDING, "Greengrass is deploying")
     if execution.status not in _SUCCEEDED:
         return DeviceEnd(thing, ring, End.FAILED, f"{execution.status}: {execution.reason or 'no reason given'}")
-    report = reported(thing)
+    try:
+        report = reported(thing)
+    except InvalidDocument as error:  # one device that reports nonsense must not end the watch over all others
+        return DeviceEnd(thing, ring, End.PENDING, str(error))
     for model in models:
         end, reason = _judge(model, report)
         if end is not End.DONE:
@@ -112,7 +115,7 @@ def reported(thing: str) -> DeviceReport | None:
         return None
     try:
         state = json.loads(document)["state"]["reported"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InvalidDocument(f"The shadow of {thing!r} holds no report.", "Look at the server's log there.") from None
     return DeviceReport.from_bytes(canonical(state))
 

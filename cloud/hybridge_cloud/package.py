@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hybridge_edge import trust
 from hybridge_edge.contract.document import sha256
 from hybridge_edge.contract.errors import PackageRefused, UsageError
 from hybridge_edge.contract.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, SIGNATURE_FILE, Manifest
+from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.package import Package, check_listing, read_small
 
 MAX_SIGNATURE_BYTES = 2 * MAX_MANIFEST_BYTES
@@ -22,10 +24,7 @@ def read_package(folder: Path) -> Package:
         UsageError: there is no package. PackageRefused: a file is missing, altered or not listed.
         InvalidDocument: the manifest cannot be read.
     """
-    if not (folder / MANIFEST_FILE).is_file():
-        raise UsageError(
-            f"{str(folder)!r} is not a package: it has no {MANIFEST_FILE}.", "Make one with `hybridge compile`."
-        )
+    _check_is_package(folder)
     manifest_bytes = read_small(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES)
     manifest = Manifest.from_bytes(manifest_bytes)
     signature = b""
@@ -38,6 +37,27 @@ def read_package(folder: Path) -> Package:
     for entry in manifest.files:
         package.read(entry.path)
     return package
+
+
+def verify_package(folder: Path, believed: TrustDocument) -> Manifest:
+    """Check a package exactly as a device does; where there is none, or none was signed yet, say what to do here.
+
+    Raises:
+        UsageError: there is no package. PackageRefused: unsigned, altered, signed by nobody known, or incomplete.
+    """
+    _check_is_package(folder)
+    if not (folder / SIGNATURE_FILE).is_file():
+        raise PackageRefused(
+            f"The package {str(folder)!r} is not signed.", f"Sign it: hybridge package sign {folder} --key KEY"
+        )
+    return trust.verify_package(folder, believed)
+
+
+def _check_is_package(folder: Path) -> None:
+    if not (folder / MANIFEST_FILE).is_file():
+        raise UsageError(
+            f"{str(folder)!r} is not a package: it has no {MANIFEST_FILE}.", "Make one with `hybridge compile`."
+        )
 
 
 def _check_unsigned_listing(folder: Path, manifest: Manifest) -> None:

@@ -14,6 +14,7 @@ from hybridge_cloud.components import build
 from hybridge_cloud.components import publish as components
 from hybridge_cloud.components.wheelhouse import digest as file_digest
 from hybridge_cloud.fleet import record as fleet_record
+from hybridge_cloud.package import verify_package
 from hybridge_edge import durable, trust
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import canonical, sha256
@@ -42,15 +43,14 @@ def publish(package: Path, fleet: str, believed: TrustDocument, bucket: Bucket) 
         believed: the trust document of the fleet's devices; a package they would refuse is refused here.
 
     Raises:
-        PackageRefused: unsigned, altered, signed by nobody known, or incomplete.
+        UsageError: there is no package. PackageRefused: unsigned, altered, signed by nobody known, or incomplete.
         Conflict: this version is published with other content. Refused: no such fleet.
     """
-    if not package.is_dir():
-        raise PackageRefused(f"There is no package at {package}.", "Make it: hybridge compile RUN --out PKG")
+    listed = verify_package(package, believed)
     prefix = fleet_record.read(bucket, fleet).prefix
     with tempfile.TemporaryDirectory(prefix="hybridge-publish-") as temporary:
         # What is checked is what is published: a copy nobody else changes meanwhile.
-        copy = _copy(package, trust.verify_package(package, believed), Path(temporary) / "package")
+        copy = _copy(package, listed, Path(temporary) / "package")
         manifest = trust.verify_package(copy, believed)
         content = _content(copy, manifest)
         created = registry.add(bucket, _record(manifest, content, fleet))

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybridge_cloud.aws.session import NotFound, call, calling, client
-from hybridge_edge.contract.errors import Refused
 
+_CREATE_IT = "Create it with hybridge retrain pipeline create."
 RUNNING = frozenset({"InProgress", "Stopping"})
-_NOT_FOUND = ("PipelineNotFoundException", "PipelineExecutionNotFoundException")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +60,11 @@ def create_or_update(pipeline: Pipeline) -> bool:
         return True
     _call("update_pipeline", pipeline=declaration)
     return False
+
+
+def check_exists(name: str) -> None:
+    """Raise NotFound where there is no pipeline of this name."""
+    _call("get_pipeline", name=name)
 
 
 def start(name: str, variables: Mapping[str, str]) -> str:
@@ -135,10 +139,8 @@ def _stage(stage: Stage) -> dict[str, object]:
 def _call(operation: str, **parameters: object) -> Any:
     try:
         return call("codepipeline", operation, **parameters)
-    except Refused as error:
-        if any(code in error.message for code in _NOT_FOUND):
-            raise NotFound(error.message, "Create it with hybridge retrain pipeline create.") from None
-        raise
+    except NotFound as error:
+        raise NotFound(error.message, _CREATE_IT) from None
 
 
 def account_role(role: str) -> str:

@@ -27,9 +27,23 @@ _CONFLICTS = frozenset(
         "409",
     }
 )
-_MISSING = frozenset({"ResourceNotFoundException", "NoSuchKey", "NoSuchBucket", "NotFound", "404"})
+_MISSING = frozenset(
+    {
+        "ResourceNotFoundException",
+        "PipelineNotFoundException",
+        "PipelineExecutionNotFoundException",
+        "AWS.SimpleQueueService.NonExistentQueue",
+        "QueueDoesNotExist",
+        "NoSuchKey",
+        "NoSuchBucket",
+        "NotFound",
+        "404",
+    }
+)
+_SET_THEM = 'Set the AWS variables; for the sandbox: eval "$(hybridge sandbox env)".'
 _BUCKET_VARIABLE = "HYBRIDGE_BUCKET"
 _KEPT_CLIENTS = 64
+_MAX_REASON = 500
 
 
 class NotFound(Refused):
@@ -61,7 +75,10 @@ def _client(service: str, environment: tuple[tuple[str, str], ...]) -> Any:
         s3={"addressing_style": "path" if _endpoint_variable("s3") else "auto"},
     )
     with calling(service):
-        return make(service, config=configuration)
+        try:
+            return make(service, config=configuration)
+        except ValueError as error:  # botocore's own for an endpoint that is no URL
+            raise UsageError(f"Calling {service}: {str(error).rstrip('.')}.", _SET_THEM) from None
 
 
 def call(service: str, operation: str, /, **parameters: Any) -> Any:
@@ -95,7 +112,7 @@ def calling(service: str) -> Iterator[None]:
     Raises:
         NotFound: the service knows no such thing. Conflict: it exists, or a condition did not hold.
         Unavailable: nobody answers, or not now. Refused: the service says no.
-        UsageError: no credentials or region.
+        UsageError: no credentials or region, or a name, profile or endpoint that cannot be one.
     """
     from botocore import exceptions as aws
 
@@ -103,14 +120,21 @@ def calling(service: str) -> Iterator[None]:
         yield
     except aws.ClientError as error:
         raise _refusal(service, error) from None
-    except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.NoRegionError) as error:
-        raise UsageError(
-            f"Calling {service}: {error}", 'Set the AWS variables; for the sandbox: eval "$(hybridge sandbox env)".'
-        ) from None
+    except (
+        aws.NoCredentialsError,
+        aws.PartialCredentialsError,
+        aws.NoRegionError,
+        aws.ProfileNotFound,
+        aws.InvalidRegionError,
+        aws.InvalidEndpointConfigurationError,
+    ) as error:
+        raise UsageError(f"Calling {service}: {str(error).rstrip('.')}.", _SET_THEM) from None
+    except aws.ParamValidationError as error:
+        raise UsageError(f"Calling {service}: {_one_line(error)}.", "Correct the name that was given.") from None
     except (aws.HTTPClientError, aws.BotoCoreError) as error:
         variable = _endpoint_variable(service)
         where = f"{variable}={os.environ[variable]}" if variable else "the region's own endpoint"
-        raise Unavailable(f"{service} does not answer at {where}: {error}", "Check that it runs.") from None
+        raise Unavailable(f"{service} does not answer at {where}: {_one_line(error)}.", "Check that it runs.") from None
 
 
 def _endpoint_variable(service: str) -> str:
@@ -119,11 +143,15 @@ def _endpoint_variable(service: str) -> str:
     return next((name for name in (specific, "AWS_ENDPOINT_URL") if os.environ.get(name)), "")
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:_MAX_REASON].rstrip(".")
+
+
 def _refusal(service: str, error: Any) -> Refused:
     details = error.response.get("Error", {})
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    code, text = str(details.get("Code", "")), str(details.get("Message", ""))[:500]
-    message = f"{service} {error.operation_name}: {code}: {text}"
+    code, text = str(details.get("Code", "")), str(details.get("Message", ""))[:_MAX_REASON]
+    message = f"{service} {error.operation_name}: {code}: {text.rstrip('.')}."
     if code in _MISSING:
         return NotFound(message, "Check the name, the region and the account.")
     if code in _CONFLICTS:

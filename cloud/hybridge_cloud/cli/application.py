@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
@@ -26,7 +27,7 @@ _COMMANDS = {
 }
 
 
-def build() -> Callable[[], object]:
+def build() -> Callable[..., object]:
     """The whole command line; imports only the module of the command that was asked for, or all of them for --help."""
     app = typer.Typer(
         name="hybridge",
@@ -42,12 +43,22 @@ def build() -> Callable[[], object]:
     for name, module in _COMMANDS.items():
         if asked in (name, "") or asked not in {**_GROUPS, **_COMMANDS}:
             importlib.import_module(module).register(app)
-    app.callback()(_version_option)
+    app.callback(no_args_is_help=True)(_version_option)
     return app
 
 
-def _version_option(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
-    if version:
+def _version_option(
+    version: Annotated[
+        bool,
+        # Eager: it is answered before anybody misses a command.
+        typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=lambda on: _version(on)),
+    ] = False,
+) -> None:
+    pass
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
         from importlib.metadata import version as version_of
 
         typer.echo(version_of("hybridge"))

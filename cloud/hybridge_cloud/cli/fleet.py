@@ -40,6 +40,7 @@ def show(fleet: Fleet) -> None:
     from hybridge_cloud.aws.s3 import Bucket
     from hybridge_cloud.fleet import membership, record
     from hybridge_cloud.follow import reported
+    from hybridge_edge.contract.errors import InvalidDocument
 
     found = record.read(Bucket.from_environment(), fleet)
     typer.echo(f"fleet {found.fleet}, epoch {found.epoch}, component prefix {found.prefix}")
@@ -48,6 +49,10 @@ def show(fleet: Fleet) -> None:
         wanted = [f"{name}@{item.version}" for name, item in sorted(latest.components.items())] if latest else []
         typer.echo(f"ring {ring.number}: {', '.join(wanted) or 'no deployment'}")
         for device in ring.devices:
-            report = reported(device)
+            try:
+                report = reported(device)
+            except InvalidDocument as error:
+                typer.echo(f"  {device}: {error}")
+                continue
             models = [f"{item.model} {item.version} {item.state.value}" for item in report.models] if report else []
             typer.echo(f"  {device}: {', '.join(models) or ('no model' if report else 'no report')}")

@@ -42,7 +42,8 @@ def verify(
     trust: Annotated[Path, typer.Option("--trust", help="The trust file to check it with.")],
 ) -> None:
     """Check a package exactly as a device does: signature, listing, every file."""
-    from hybridge_edge.trust import read_trust, verify_package
+    from hybridge_cloud.package import verify_package
+    from hybridge_edge.trust import read_trust
 
     manifest = verify_package(package, read_trust(trust))
     typer.echo(f"{manifest.name} {manifest.version} is signed and unaltered, digest {manifest.digest}")

@@ -53,6 +53,7 @@ def gate(
     timeout_seconds: Annotated[float, typer.Option(min=0.0, help="End with an error after this long; 0: never.")] = 0.0,
 ) -> None:
     """Start one execution for each dataset worth training on. Any number of gates may run at once."""
+    from hybridge_cloud.aws import pipeline as codepipeline
     from hybridge_cloud.aws.queue import Queue
     from hybridge_cloud.aws.s3 import Bucket
     from hybridge_cloud.retrain.claim import Starter
@@ -61,6 +62,7 @@ def gate(
     from hybridge_edge.stopping import stop_event
 
     bucket = Bucket.from_environment()
+    codepipeline.check_exists(pipeline)
     policy = decision.Policy(min_samples, min_labelled_share, min_devices, min_interval_seconds, device_share)
     starter = Starter(bucket, pipeline, f"gate-{uuid.uuid4()}", lambda: int(time.time() * 1000))
     running = Gate(bucket, Queue(queue), model, policy, starter, typer.echo)
@@ -84,12 +86,14 @@ def gate(
 @app.command()
 def sweep(model: _Model, pipeline: _Pipeline, queue: _Queue = DEFAULT_QUEUE) -> None:
     """Start datasets whose starter died, and say which batches no event named. Decides nothing new."""
+    from hybridge_cloud.aws import pipeline as codepipeline
     from hybridge_cloud.aws.queue import Queue
     from hybridge_cloud.aws.s3 import Bucket
     from hybridge_cloud.retrain.claim import Starter
     from hybridge_cloud.retrain.gate import Gate
 
     bucket = Bucket.from_environment()
+    codepipeline.check_exists(pipeline)
     starter = Starter(bucket, pipeline, f"sweep-{uuid.uuid4()}", lambda: int(time.time() * 1000))
     never = decision.Policy(minimum_samples=2**62)
     running = Gate(bucket, Queue(queue), model, never, starter, lambda _: None)
@@ -133,7 +137,8 @@ def status(
         return
     typer.echo(
         f"{returned.samples} samples of {len(returned.by_device)} devices in {returned.batches} batches, "
-        f"{returned.labelled} labelled, {returned.duplicates} duplicates removed, {returned.quarantined} quarantined."
+        f"{returned.labelled} labelled (by {', '.join(returned.label_sources) or 'nobody'}), "
+        f"{returned.duplicates} duplicates removed, {returned.quarantined} quarantined."
     )
     for item in found:
         typer.echo(
@@ -167,13 +172,19 @@ def create_pipeline(
     """Create the pipeline, or bring it up to date: after a change of the project too."""
     from hybridge_cloud.aws import pipeline as codepipeline
     from hybridge_cloud.aws.s3 import Bucket
+    from hybridge_cloud.fleet import record
     from hybridge_cloud.retrain import archive
     from hybridge_cloud.retrain.pipeline import retraining_pipeline
     from hybridge_cloud.training.project import load_project
+    from hybridge_edge.contract.errors import UsageError
     from hybridge_edge.trust import read_trust
 
     bucket = Bucket.from_environment()
     believed = read_trust(trust).to_bytes().decode()
+    record.read(bucket, fleet)
+    key_file = Path(signing_key)
+    if not key_file.is_file() and not key_file.is_absolute():  # an absolute one may be where builds run, not here
+        raise UsageError(f"There is no signing key {signing_key!r}.", "Name it by its absolute path where builds run.")
     source = archive.upload(bucket, load_project(project))
     wanted = plan.Plan(source, fleet, believed, split, seed, device_share, suspect_share, minimum_gain)
     key = plan.store(bucket, wanted)
@@ -181,8 +192,8 @@ def create_pipeline(
         typer.echo(f"{source}\n{key}")
         return
     role_arn = codepipeline.account_role(role)
-    if Path(signing_key).is_file():  # a build runs in a folder of its own
-        signing_key = str(Path(signing_key).resolve())
+    if key_file.is_file():  # a build runs in a folder of its own
+        signing_key = str(key_file.resolve())
     new = codepipeline.create_or_update(retraining_pipeline(name, role_arn, bucket.name, source, key, signing_key))
     typer.echo(f"Pipeline {name} {'created' if new else 'updated'}; it trains {source}.")
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from hybridge_cloud.compile.export import export_features, export_model
 from hybridge_cloud.compile.golden import golden_files
 from hybridge_cloud.compile.parity import Parity, compare, reference
-from hybridge_cloud.training.output_folder import output_folder, refuse_existing
+from hybridge_cloud.training.output_folder import output_folder, refuse_unwritable
+from hybridge_cloud.training.project_code import project_code
 from hybridge_cloud.training.run import Run, read_run
 from hybridge_cloud.training.task import Arrays, Task
 from hybridge_edge.arrays import to_tensor
@@ -44,10 +45,15 @@ def compile_run(run_folder: Path, out: Path, version: str = "") -> Compiled:
         PackageRefused: the graphs do not answer as torch does. Refused: a module cannot be exported, or the run is
         damaged. Conflict: ``out`` is there already. UsageError: ``run_folder`` is no run.
     """
-    refuse_existing(out)
+    refuse_unwritable(out)
     run = read_run(run_folder)
+    package_version = names.version(version or run.project.version)
+    with project_code("Compiling"):
+        return _compile(run, out, package_version)
+
+
+def _compile(run: Run, out: Path, package_version: str) -> Compiled:
     project = run.project
-    package_version = names.version(version or project.version)
     task = project.task()
     module = run.load_weights(task.model())
     wanted = reference(task, module, run.heldout)

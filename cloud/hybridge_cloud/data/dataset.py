@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hybridge_cloud.data.batches import Batch
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import Reader, canonical, parse, sha256
-from hybridge_edge.contract.errors import InvalidDocument, UsageError
+from hybridge_edge.contract.errors import InvalidDocument, Refused, UsageError
 
 if TYPE_CHECKING:
     from hybridge_cloud.aws.s3 import Bucket
@@ -177,7 +177,11 @@ def read(bucket: Bucket, key: str) -> Dataset:
 def chain(bucket: Bucket, dataset: Dataset) -> tuple[Dataset, ...]:
     """The datasets that ``dataset`` continues and itself, oldest first; all of one features digest."""
     found = [dataset]
-    while found[-1].previous and len(found) <= MAX_CHAIN:
+    while found[-1].previous:
+        if len(found) >= MAX_CHAIN:
+            raise Refused(
+                f"{dataset.key} continues more than {MAX_CHAIN} datasets.", "Start a new generation of features."
+            )
         earlier = read(bucket, names.dataset_key(dataset.model, found[-1].previous))
         if earlier.features_digest != dataset.features_digest:
             raise InvalidDocument(f"The dataset {found[-1].key} continues {earlier.key}, made by other features.")

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import canonical, parse, sha256
@@ -140,7 +140,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, str]]:
     rows = csv.DictReader(io.StringIO(text, newline=""), restkey="extra")
     if not {"sample_id", "label"} <= set(rows.fieldnames or ()):
         raise Refused(f"{path} lacks the columns sample_id and label.", "Write them in the first line.")
-    for row in rows:
+    for row in _rows(path, rows):
         fields: dict[str, object] = {name: value for name, value in row.items() if value not in (None, "")}
         try:
             if "confidence" in fields:
@@ -148,6 +148,13 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, str]]:
         except ValueError:
             pass  # stays text, which the reader of labels refuses with its name
         yield rows.line_num, json.dumps(fields)
+
+
+def _rows(path: Path, rows: csv.DictReader[str]) -> Iterator[dict[str | Any, str | Any]]:
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise Refused(f"{path} is not CSV after line {rows.line_num}: {error}.", "Correct it.") from None
 
 
 def store(bucket: Bucket, model: str, labels: Iterable[Label]) -> tuple[str, bool]:

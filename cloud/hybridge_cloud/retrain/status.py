@@ -53,6 +53,7 @@ class ReturnedCounts:
     """Everything devices sent of a model: samples, each once; rows that repeated one; what is labelled.
 
     Attributes:
+        label_sources: who said what the labelled samples are, sorted.
         by_device: samples per device. quarantined: batches that were refused.
     """
 
@@ -60,6 +61,7 @@ class ReturnedCounts:
     samples: int
     duplicates: int
     labelled: int
+    label_sources: tuple[str, ...]
     conflicts: int
     by_device: dict[str, int]
     quarantined: int
@@ -102,7 +104,8 @@ def returned_samples(bucket: Bucket, model: str) -> tuple[Arrival, ...]:
 def returned(bucket: Bucket, model: str) -> ReturnedCounts:
     """Count everything that came back, by reading it."""
     batches = returned_samples(bucket, names.model_name(model))
-    joined = labels.join(labels.load(bucket, labels.keys(bucket, model)))
+    known = tuple(labels.load(bucket, labels.keys(bucket, model)))
+    joined = labels.join(known)
     samples = {
         identity: sample
         for batch in batches
@@ -111,13 +114,15 @@ def returned(bucket: Bucket, model: str) -> ReturnedCounts:
     by_device: dict[str, int] = {}
     for thing, _, _ in samples:
         by_device[thing] = by_device.get(thing, 0) + 1
+    ids = set(samples.values())
     rows = sum(len(batch.identities) for batch in batches)
     return ReturnedCounts(
         batches=len(batches),
         samples=len(samples),
         duplicates=rows - len(samples),
         labelled=sum(1 for sample in samples.values() if sample in joined.labels),
-        conflicts=len(set(joined.conflicts) & set(samples.values())),
+        label_sources=tuple(sorted({label.source for label in known if label.sample_id in ids})),
+        conflicts=len(set(joined.conflicts) & ids),
         by_device=dict(sorted(by_device.items())),
         quarantined=len(quarantine.list_all(bucket, model)),
     )

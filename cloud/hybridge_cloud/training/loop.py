@@ -16,14 +16,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hybridge_cloud.training.project_code import project_code
 from hybridge_cloud.training.task import Arrays, Task
 from hybridge_edge.contract.document import Reader
-from hybridge_edge.contract.errors import InvalidInput, Refused
+from hybridge_edge.contract.errors import InvalidDocument, InvalidInput, Refused
 
 THREADS = 1
 """CPU threads of a training: sums depend on how many share them, and one is enough for tables of features."""
 MIN_ROWS = 2
 ANSWER_ROWS = 512
+MAX_SEED = 2**31 - 1
+"""What every generator here takes, multiplied by an epoch's place."""
+_EPOCH_SEEDS = 1_000_003
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +42,20 @@ class TrainConfig:
 
     @classmethod
     def read(cls, reader: Reader) -> TrainConfig:
-        return cls(
+        config = cls(
             epochs=reader.integer("epochs", minimum=1, maximum=100_000),
             batch_size=reader.integer("batch_size", minimum=MIN_ROWS, maximum=1 << 20),
             learning_rate=reader.number("learning_rate"),
             weight_decay=reader.number("weight_decay"),
-            seed=reader.integer("seed", 0),
+            seed=reader.integer("seed", 0, maximum=MAX_SEED),
         )
+        if config.learning_rate <= 0 or config.weight_decay < 0:
+            raise InvalidDocument(
+                f"The learning_rate {config.learning_rate} is not above 0, or the weight_decay {config.weight_decay} "
+                "is below 0.",
+                "Correct [train] in project.toml.",
+            )
+        return config
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -127,7 +138,9 @@ def run_module(module: nn.Module, names: tuple[str, ...], inputs: list[NDArray[n
     parts: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
         for start in range(0, len(inputs[0]), ANSWER_ROWS):
-            given = module(*[torch.from_numpy(array[start : start + ANSWER_ROWS].copy()) for array in inputs])
+            rows = [torch.from_numpy(array[start : start + ANSWER_ROWS].copy()) for array in inputs]
+            with project_code("Running a module of the task", ours_too=True):
+                given = module(*rows)
             parts.append(given if isinstance(given, tuple) else (given,))
     if len(parts[0]) != len(names):
         raise Refused(f"A module gives {len(parts[0])} tensors, and the task names {len(names)}: {', '.join(names)}.")
@@ -167,9 +180,10 @@ def _epochs(
         module.train()
         losses = []
         for rows in _batches(len(labels), config, number):
-            loss = task.loss(module(*[tensor[rows] for tensor in inputs]), wanted[rows])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            with project_code("A training step", ours_too=True):
+                loss = task.loss(module(*[tensor[rows] for tensor in inputs]), wanted[rows])
+                loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
@@ -183,7 +197,7 @@ def _epochs(
 
 def _batches(rows: int, config: TrainConfig, epoch: int) -> list[Tensor]:
     """Full batches in an order of (seed, epoch), the rest left for another epoch; one smaller batch if that is all."""
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+    generator = torch.Generator().manual_seed(config.seed * _EPOCH_SEEDS + epoch)
     order = torch.randperm(rows, generator=generator)
     size = min(config.batch_size, rows)
     return [order[start : start + size] for start in range(0, rows - size + 1, size)]

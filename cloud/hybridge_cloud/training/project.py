@@ -12,6 +12,7 @@ from types import ModuleType
 import tomllib
 
 from hybridge_cloud.training.loop import TrainConfig
+from hybridge_cloud.training.project_code import MODULE_PREFIX, project_code
 from hybridge_cloud.training.task import Task
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import Reader
@@ -68,7 +69,8 @@ class Project:
                 f"{file}.py of project {self.name!r} has no task class {class_name!r}.",
                 "Name a subclass of hybridge_cloud.training.task.Task in project.toml.",
             )
-        return found()
+        with project_code(f"Making {class_name}", ours_too=True):
+            return found()
 
     def sources(self) -> dict[str, bytes]:
         """The project's own files by name, code and configuration: what a run keeps a copy of."""
@@ -127,7 +129,7 @@ def _read_names(reader: Reader) -> tuple[str, str, str]:
 
 def _import(folder: Path, file: str) -> ModuleType:
     """Import ``file`` as part of a package of its own, so that its relative imports work and no two projects meet."""
-    package_name = "hybridge_project_" + hashlib.sha256(str(folder).encode()).hexdigest()[:12]
+    package_name = MODULE_PREFIX + hashlib.sha256(str(folder).encode()).hexdigest()[:12]
     path = folder / f"{file}.py"
     if not path.is_file():
         raise Refused(f"The project has no file {file}.py.", f"Correct `task` in {PROJECT_FILE}.")
@@ -143,9 +145,8 @@ def _import(folder: Path, file: str) -> ModuleType:
     sys.modules[spec.name] = module
     writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a run's copy stays as it was written
     try:
-        spec.loader.exec_module(module)
-    except (ImportError, SyntaxError) as error:
-        raise Refused(f"{file}.py cannot be imported: {error}.", "Correct the project's code.") from error
+        with project_code(f"Importing {file}.py", ours_too=True):
+            spec.loader.exec_module(module)
     finally:
         sys.dont_write_bytecode = writes_bytecode
     return module

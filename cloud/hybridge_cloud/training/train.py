@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridge_cloud.training.features import graph_features, refuse_another_generation, torch_features
-from hybridge_cloud.training.loop import Epoch, answer, train_model
-from hybridge_cloud.training.output_folder import refuse_existing
+from hybridge_cloud.training.loop import MAX_SEED, Epoch, answer, train_model
+from hybridge_cloud.training.output_folder import refuse_unwritable
 from hybridge_cloud.training.project import Project, digest_of_sources, load_project
+from hybridge_cloud.training.project_code import project_code
 from hybridge_cloud.training.run import RunConfig, write_run
 from hybridge_cloud.training.task import Arrays, Dataset, Task
 from hybridge_edge.contract.document import sha256
@@ -45,12 +46,13 @@ def train_run(
     Raises:
         UsageError: no such project or split. Conflict: ``out`` is there already. Refused: data missing, no result.
     """
-    refuse_existing(out)
+    refuse_unwritable(out)
     project = load_project(project_folder)
-    task = project.task()
-    dataset = task.dataset(split)
-    features = _features_of(dataset, lambda inputs: torch_features(task, inputs))
-    return _train(project, task, dataset, features, out, split, seed, on_epoch)
+    with project_code("Training"):
+        task = project.task()
+        dataset = task.dataset(split)
+        features = _features_of(dataset, lambda inputs: torch_features(task, inputs))
+        return _train(project, task, dataset, features, out, split, seed, on_epoch)
 
 
 def retrain_run(
@@ -75,7 +77,7 @@ def retrain_run(
         Refused: features() of the project changed since. InvalidInput: returned samples do not fit.
         PackageRefused: the champion's folder holds another features.onnx than its manifest says.
     """
-    refuse_existing(out)
+    refuse_unwritable(out)
     project = load_project(project_folder)
     task = project.task()
     manifest, features_onnx = _champion(champion_package_folder)
@@ -89,20 +91,12 @@ def retrain_run(
                 f"Returned feature {spec.name!r} is {found}; "
                 f"[{len(returned.labels)}, {', '.join(map(str, spec.item_shape))}] was expected."
             )
-    dataset = task.dataset(split)
-    refuse_another_generation(task, features_onnx, dataset.valid.inputs)
-    features = _features_of(dataset, lambda inputs: graph_features(features_onnx, inputs))
-    return _train(
-        project,
-        task,
-        dataset,
-        features,
-        out,
-        split,
-        seed,
-        on_epoch,
-        _Return(returned, features_onnx, dataset_key, parent_digest or manifest.digest),
-    )
+    back = _Return(returned, features_onnx, dataset_key, parent_digest or manifest.digest)
+    with project_code("Training"):
+        dataset = task.dataset(split)
+        refuse_another_generation(task, features_onnx, dataset.valid.inputs)
+        features = _features_of(dataset, lambda inputs: graph_features(features_onnx, inputs))
+        return _train(project, task, dataset, features, out, split, seed, on_epoch, back)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +134,19 @@ def _train(
     if back is not None:
         rows = {name: np.concatenate([array, back.samples.features[name]]) for name, array in rows.items()}
         labels = np.concatenate([labels, back.samples.labels.astype(np.int64)])
+    if not 0 <= config.seed <= MAX_SEED:
+        raise UsageError(f"The seed {config.seed} is not a number from 0 to {MAX_SEED}.")
     trained = train_model(task, rows, labels, features.valid, dataset.valid.labels, config, on_epoch)
     frozen = task.metrics(answer(task, trained.module, features.frozen), dataset.frozen.labels)
     metrics = {f"valid.{name}": value for name, value in trained.metrics.items()}
     metrics |= {f"frozen.{name}": value for name, value in frozen.items()}
     if not all(math.isfinite(value) for value in metrics.values()):
         raise Refused(f"The task's metrics are not all finite: {metrics}.", "Correct metrics().")
+    if project.parity.metric not in trained.metrics:
+        raise Refused(
+            f"The task has no metric {project.parity.metric!r}; it has {', '.join(trained.metrics)}.",
+            "Correct [parity] metric in project.toml: compile compares by it.",
+        )
     sources = project.sources()
     now = datetime.now(UTC)
     run = RunConfig(

@@ -1,9 +1,8 @@
-"""Shared by the delivery tests: a signed package, and a real sandbox whose account the environment points at."""
+"""Shared by the delivery tests: a signer, signed packages, and the built components."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from hybridge_cloud.aws.s3 import Bucket
 from hybridge_cloud.components import build
-from hybridge_cloud.sandbox import lifecycle
-from hybridge_cloud.sandbox.lifecycle import RunningSandbox
 from hybridge_cloud.signing import generate_key, sign_package
 from hybridge_edge.contract.document import sha256
 from hybridge_edge.contract.manifest import (
@@ -115,24 +111,3 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("built")
     assert [component.template for component in build.build(out)] == list(build.COMPONENTS)
     return out
-
-
-@pytest.fixture(scope="session")
-def sandbox() -> Iterator[RunningSandbox]:
-    """A sandbox without devices; AWS_* and HYBRIDGE_BUCKET point at it while it is up."""
-    with lifecycle.running() as running:
-        before = dict(os.environ)
-        for name in list(os.environ):
-            if name.startswith("AWS_"):
-                del os.environ[name]
-        os.environ.update(running.environment)
-        try:
-            yield running
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
-
-
-@pytest.fixture
-def bucket(sandbox: RunningSandbox) -> Bucket:
-    return Bucket.from_environment()

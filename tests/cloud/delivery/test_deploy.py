@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from hybridge_cloud.aws.greengrass import Execution, Wanted
 from hybridge_cloud.aws.s3 import Bucket
 from hybridge_cloud.components import build
 from hybridge_cloud.components import publish as components
-from hybridge_cloud.deploy import Setting, Target, deploy, revised
+from hybridge_cloud.deploy import Deployed, RingDeployment, Setting, Target, deploy, revised
 from hybridge_cloud.fleet import membership, record
 from hybridge_cloud.fleet.membership import enrol, ensure_fleet
 from hybridge_cloud.fleet.record import FleetModel
@@ -124,6 +124,17 @@ def test_a_devices_end_follows_greengrass_and_then_its_own_report(
     assert said in found.reason
 
 
+def test_a_device_that_reports_nonsense_does_not_end_the_watch_over_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(greengrass, "executions", lambda thing: (Execution("ours", "arn", "SUCCEEDED", ""),))
+    good = DeviceReport("good", 1, "0.1.0", (model_report(OURS, PackageState.ACTIVE, 7),)).to_shadow_update()
+    for nonsense in (b"[]", b'{"state":{}}', b'{"state":{"reported":{"format":1}}}', b"[" * 100_000):
+        monkeypatch.setattr(iot, "named_shadow", lambda thing, said=nonsense: good if thing == "good" else said)
+        ring = membership.Ring(0, "lab-r0", "arn", ("bad", "good"))
+        model = FleetModel("toy", "2.0.0", OURS, "fleet-7", 7)
+        ends = follow.follow(Deployed("lab", "fleet-7", 7, (model,), (RingDeployment(ring, "ours"),)), 0.0)
+        assert {item.thing: item.end for item in ends} == {"bad": End.TIMED_OUT, "good": End.DONE}
+
+
 def test_enrolment_is_for_life_and_the_first_device_goes_to_ring_0(bucket: Bucket) -> None:
     ensure_fleet(bucket, "enrolled")
     for thing in ("e1", "e2"):
@@ -152,14 +163,15 @@ class Fleet:
 @pytest.fixture(scope="module")
 def fleet(
     sandbox: RunningSandbox, signer: Any, make_package: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Fleet:
+) -> Iterator[Fleet]:
     bucket = Bucket.from_environment()
     ensure_fleet(bucket, "lab")
     components.publish(next(build.build(tmp_path_factory.mktemp("built"), only=("InferenceServer",))), bucket)
     for version, bias, error in (("1.0.0", 0.0, 0.0), ("2.0.0", 1.0, 0.0), ("3.0.0", 1.0, 1.0)):
         publishing.publish(make_package("toy", version, bias, error), "lab", signer.trust, bucket)
     devices.add(sandbox.folder, sandbox.ports, "core-1", "lab", "classic", None, signer.trust, lambda text: None)
-    return Fleet("lab", "core-1", bucket)
+    yield Fleet("lab", "core-1", bucket)
+    devices.remove(sandbox.folder, sandbox.ports, "core-1")
 
 
 def test_models_reach_a_real_core_device_and_a_bad_one_is_refused_while_the_good_one_stays(fleet: Fleet) -> None:

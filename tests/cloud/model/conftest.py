@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,17 +66,3 @@ def compiled(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
 def package(compiled: Compiled, tmp_path: Path) -> Path:
     """A copy of the package, for a test that signs or alters it."""
     return Path(shutil.copytree(compiled.folder, tmp_path / "package"))
-
-
-@pytest.fixture
-def hybridge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Run the command line in this process; returns its exit code."""
-    from hybridge_cloud.cli import main
-
-    def call(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["hybridge", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0)
-
-    return call

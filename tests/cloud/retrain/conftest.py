@@ -1,50 +1,21 @@
-"""A real account for the retraining's tests, and devices' batches as the uplink writes them."""
+"""Devices' batches as the uplink writes them."""
 
 from __future__ import annotations
 
 import io
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from hybridge_cloud.aws.s3 import Bucket
-from hybridge_cloud.sandbox.lifecycle import RunningSandbox, running
 from hybridge_edge.contract import names
 from hybridge_edge.contract.batch import BatchManifest
 from hybridge_edge.contract.document import sha256
 
 FEATURES_DIGEST = "sha256:" + "f" * 64
-BUILDSPECS = Path(__file__).parents[3] / "cloud" / "infra" / "buildspecs"
-BUILDSPEC = "version: 0.2\nphases:\n  build:\n    commands:\n      - 'true'\n"
-
-
-@pytest.fixture(scope="session")
-def sandbox() -> Iterator[RunningSandbox]:
-    """One account and control service for this folder's tests; the build project ``nothing`` does nothing."""
-    with tempfile.TemporaryDirectory(prefix="hyb") as temporary:
-        buildspecs = Path(temporary) / "buildspecs"
-        buildspecs.mkdir()
-        (buildspecs / "nothing.yml").write_text(BUILDSPEC)
-        for real in BUILDSPECS.glob("*.yml"):
-            shutil.copy(real, buildspecs)
-        with running(Path(temporary) / "s", str(buildspecs)) as sandbox:
-            before = dict(os.environ)
-            os.environ.update(sandbox.environment)
-            yield sandbox
-            os.environ.clear()
-            os.environ.update(before)
-
-
-@pytest.fixture
-def bucket(sandbox: RunningSandbox) -> Bucket:
-    return Bucket(sandbox.bucket)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
-"""The whole of it on real data: returned features and labels in, a better package published by the real pipeline."""
+"""The whole of it on real data: returned features and labels in, a better package published exactly once."""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +16,6 @@ from hybridge_cloud import publish as publishing
 from hybridge_cloud import registry
 from hybridge_cloud.aws import pipeline as codepipeline
 from hybridge_cloud.aws.s3 import Bucket
-from hybridge_cloud.cli import main
 from hybridge_cloud.compile.bundle import compile_run
 from hybridge_cloud.data import labels
 from hybridge_cloud.data.batches import read_batch
@@ -25,7 +23,7 @@ from hybridge_cloud.data.dataset import BatchEntry, Dataset, DatasetCounts
 from hybridge_cloud.fleet import record as fleet_record
 from hybridge_cloud.retrain import archive, claim
 from hybridge_cloud.retrain import status as standing
-from hybridge_cloud.retrain.claim import Duplicate
+from hybridge_cloud.retrain.claim import DATASET_VARIABLE, Duplicate
 from hybridge_cloud.retrain.plan import Plan
 from hybridge_cloud.retrain.stages import Stages
 from hybridge_cloud.sandbox.lifecycle import RunningSandbox
@@ -38,9 +36,9 @@ from hybridge_edge.contract.manifest import Manifest
 from hybridge_edge.trust import read_trust
 
 WATCH = Path(__file__).resolve().parents[3] / "examples" / "watch"
-MODEL, FLEET, PIPELINE = "watch", "turn", "turn-watch"
+MODEL, FLEET, PIPELINE, QUIET = "watch", "turn", "turn-watch", "turn-quiet"
 EXECUTION = "00000000-0000-4000-8000-000000000001"
-WAIT_SECONDS = 240
+WAIT_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -90,56 +88,69 @@ def send(turn: Turn, device: Callable[..., Any], rows: range, thing: str) -> str
     return key
 
 
-def hybridge(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    """Run the command line here; anything but success is an error."""
-    monkeypatch.setattr(sys, "argv", ["hybridge", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert not ended.value.code
+def ended(execution: str, pipeline: str) -> str:
+    """The status of an execution once it has one."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while (status := codepipeline.execution(pipeline, execution).status) == "InProgress":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return status
 
 
-def test_returned_features_and_labels_become_a_better_published_version_by_one_execution(
-    turn: Turn, bucket: Bucket, device: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
+def test_returned_features_and_labels_become_a_better_published_version_and_a_second_execution_has_no_effect(
+    turn: Turn,
+    bucket: Bucket,
+    device: Callable[..., Any],
+    hybridge: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
+    """The stages run here, by the first execution's id; tests/system turns the loop with a build for each."""
     half = len(turn.labels) // 2
     for thing, start, end in (("left", 0, half), ("right", half, len(turn.labels))):
         send(turn, device, range(start, end), thing)
     lines = turn.folder / "labels.csv"
     lines.write_text("sample_id,label\n" + "".join(f"{i},{t}\n" for i, t in zip(turn.ids, turn.labels, strict=True)))
-    hybridge(monkeypatch, "labels", "import", lines, "--model", MODEL, "--source", "recordings")
-    hybridge(
-        monkeypatch,
-        *("retrain", "pipeline", "create", "--name", PIPELINE, "--project", turn.project, "--fleet", FLEET),
-        *("--signing-key", turn.key, "--trust", turn.trust, "--device-share", "0.6"),
-    )
-    hybridge(
-        monkeypatch,
-        *("retrain", "gate", "--model", MODEL, "--pipeline", PIPELINE, "--until-started", "--min-samples", "500"),
-        *("--device-share", "0.6", "--min-devices", "2", "--timeout-seconds", "30"),
-    )
-    deadline = time.monotonic() + WAIT_SECONDS
-    while (found := next(iter(codepipeline.executions(PIPELINE, 1)))).status == "InProgress":
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-    assert found.status == "Succeeded", (turn.folder, found)
+    assert hybridge("labels", "import", lines, "--model", MODEL, "--source", "recordings") == 0
+    nothing = codepipeline.Stage("nothing", "nothing", {})
+    source = archive.upload(bucket, load_project(turn.project))
+    role = codepipeline.account_role("hybridge")
+    declared = codepipeline.Pipeline(QUIET, role, bucket.name, source, (DATASET_VARIABLE,), (nothing,))
+    codepipeline.create_or_update(declared)
+    gate = ("retrain", "gate", "--model", MODEL, "--pipeline", QUIET, "--until-started", "--min-samples", "500")
+    assert hybridge(*gate, "--device-share", "0.6", "--min-devices", "2", "--timeout-seconds", "30") == 0
+    (first,) = codepipeline.executions(QUIET, 10)
+    dataset = first.variables[DATASET_VARIABLE]
+
+    def build(stage: str) -> Stages:
+        return stages(turn, bucket, dataset, tmp_path / stage, share=0.6, execution=first.execution_id)
+
+    build("quality").quality()
+    build("train").train()
+    build("evaluate").evaluate()
+    build("publish").publish(turn.key)
     capsys.readouterr()
-    hybridge(monkeypatch, "retrain", "status", "--model", MODEL, "--json")
+    assert hybridge("retrain", "status", "--model", MODEL) == 0
+    assert f"{len(turn.labels)} labelled (by recordings)" in capsys.readouterr().out
+    assert hybridge("retrain", "status", "--model", MODEL, "--json") == 0
     status = json.loads(capsys.readouterr().out)
     assert status["returned"]["samples"] == status["returned"]["labelled"] == len(turn.labels)
-    (dataset,) = status["datasets"]
-    assert (dataset["stands"], dataset["claimed_by"], dataset["duplicates"]) == ("published", found.execution_id, 0)
-    comparison = dataset["evaluated"]["comparison"]
+    (found,) = status["datasets"]
+    assert (found["key"], found["stands"]) == (dataset, "published")
+    assert (found["claimed_by"], found["duplicates"]) == (first.execution_id, 0)
+    comparison = found["evaluated"]["comparison"]
     assert comparison["low"] > 0
     assert comparison["champion"] < comparison["challenger"]
     published = registry.get(bucket, MODEL, "2.0.0")
-    assert (published.dataset, published.parent) == (dataset["key"], turn.champion.digest)
+    assert (published.dataset, published.parent) == (dataset, turn.champion.digest)
     assert published.features_digest == turn.champion.features_digest
-    # A second execution of the same dataset ends as a duplicate, and publishes nothing.
-    second = codepipeline.start(PIPELINE, {"DATASET": dataset["key"]})
-    while codepipeline.execution(PIPELINE, second).status == "InProgress":
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    assert codepipeline.execution(PIPELINE, second).status == "Failed"
+
+    # A second execution of the same dataset, by real builds, ends as a duplicate at its first stage.
+    create = ("retrain", "pipeline", "create", "--name", PIPELINE, "--project", turn.project, "--fleet", FLEET)
+    assert hybridge(*create, "--signing-key", turn.key, "--trust", turn.trust, "--device-share", "0.6") == 0
+    second = codepipeline.start(PIPELINE, {DATASET_VARIABLE: dataset})
+    assert ended(second, PIPELINE) == "Failed"
+    assert ended(first.execution_id, QUIET) == "Succeeded"
     assert standing.datasets(bucket, MODEL)[0].duplicates == 1
     assert registry.versions(bucket, MODEL) == ("1.0.0", "2.0.0")
 
@@ -155,10 +166,12 @@ def numbered(turn: Turn, bucket: Bucket, number: int, batch: str, known: dict[st
     return dataset.key
 
 
-def stages(turn: Turn, bucket: Bucket, dataset: str, work: Path, share: float = 1.0) -> Stages:
+def stages(
+    turn: Turn, bucket: Bucket, dataset: str, work: Path, share: float = 1.0, execution: str = EXECUTION
+) -> Stages:
     plan = Plan(archive.upload(bucket, load_project(turn.project)), FLEET, turn.trust.read_text(), device_share=share)
     work.mkdir()
-    return Stages(bucket, plan, dataset, EXECUTION, work, lambda _: None)
+    return Stages(bucket, plan, dataset, execution, work, lambda _: None)
 
 
 def test_a_tenth_of_flipped_labels_is_refused_before_training_and_said_again_when_repeated(
