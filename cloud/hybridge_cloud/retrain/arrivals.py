@@ -6,6 +6,7 @@ changes nothing: adding a batch again is a no-op, and a sweep over the bucket fi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -51,13 +52,14 @@ class Group:
 class Arrivals:
     """The new batches of one model. Used by one thread."""
 
-    __slots__ = ("_bucket", "_consumed", "_earlier", "_entries", "_limit", "_new", "_refused", "model")
+    __slots__ = ("_bucket", "_consumed", "_devices", "_earlier", "_entries", "_limit", "_new", "_refused", "model")
 
     def __init__(self, bucket: Bucket, model: str, limit: int = MAX_DATASET_BATCHES) -> None:
         self._bucket = bucket
         self._limit = limit
         self.model = model
         self._new: dict[str, Arrival] = {}
+        self._devices: Counter[str] = Counter()  # how many of the new batches are whose
         self._consumed: set[str] = set()
         self._entries: tuple[BatchEntry, ...] = ()
         self._earlier: dict[str, frozenset[Identity]] = {}
@@ -74,13 +76,35 @@ class Arrivals:
         Raises:
             Unavailable: the bucket does not answer; nothing was taken in.
         """
-        full = len(self._new) >= self._limit  # what is beyond is found by a sweep after the next dataset
-        if full or key in self._new or key in self._consumed or key in self._refused:
+        if key in self._new or key in self._consumed or key in self._refused:
             return
+        crowded_out = ""
+        if len(self._new) >= self._limit:  # what is beyond is found by a sweep after the next dataset
+            crowded_out = self._crowded_out_by(key)
+            if not crowded_out:
+                return
         try:
-            self._new[key] = Arrival.of(read_batch(self._bucket, key))
+            arrival = Arrival.of(read_batch(self._bucket, key))
+            if crowded_out:
+                self._forget(crowded_out)
+            self._new[key] = arrival
+            self._devices[arrival.entry.thing] += 1
         except BatchRefused as refused:
             self._refused[key] = quarantine.record(self._bucket, self.model, refused).reason
+
+    def _crowded_out_by(self, key: str) -> str:
+        """The batch that makes room for ``key``: the last of the device that has most, or "" where ``key``'s has most.
+
+        So one device that sends without end can hold up itself, and nobody else.
+        """
+        parsed = names.parse_batch_manifest_key(key)
+        most, count = max(self._devices.items(), key=lambda item: item[1])
+        if parsed is None or self._devices[parsed[0]] + 1 >= count:
+            return ""
+        return max(other for other, arrival in self._new.items() if arrival.entry.thing == most)
+
+    def _forget(self, key: str) -> None:
+        self._devices[self._new.pop(key).entry.thing] -= 1
 
     def sweep(self) -> None:
         """Find every batch manifest of the model in the bucket, whether or not an event named it."""
@@ -98,7 +122,7 @@ class Arrivals:
         self._entries = tuple(entry for dataset in datasets for entry in dataset.batches)
         self._consumed = {entry.key for entry in self._entries}
         for key in self._consumed & self._new.keys():
-            del self._new[key]
+            self._forget(key)
 
     def groups(self, joined: Joined) -> Iterator[Group]:
         """The new batches by features digest; each sample is counted once, also against earlier datasets."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from hybridge_cloud.training.project import load_project
 from hybridge_cloud.training.task import Dataset, Samples
@@ -103,3 +105,24 @@ def test_a_damaged_cache_is_made_again(watch: Path, tmp_path: Path, monkeypatch:
     cached.write_bytes(cached.read_bytes()[:1000])
     after = load_project(watch).task().dataset(0).frozen
     np.testing.assert_array_equal(before.inputs["window"], after.inputs["window"])
+
+
+def test_the_committed_benchmark_is_what_the_readme_says_and_captures_as_a_device_does(watch: Path) -> None:
+    root = watch.parents[1]
+    result = json.loads((root / "benchmarks" / "results" / "splits.json").read_text())
+    assert [split["split"] for split in result["splits"]] == list(range(len(load_splits(watch))))
+    readme = (watch / "README.md").read_text()
+    for split in result["splits"]:
+        row = [split[name] for name in ("accuracy_before", "accuracy_after_captured", "accuracy_after_all")]
+        assert f"| {split['split']} | " + " | ".join(f"{value:.3f}" for value in row) + " |" in readme
+    recipe = yaml.safe_load((root / "recipes" / "InferenceServer.yaml").read_text())
+    defaults = recipe["ComponentConfiguration"]["DefaultConfiguration"]
+    assert result["capture"] == {
+        "share": float(defaults["captureShare"]),
+        "confidence_below": float(defaults["captureConfidenceBelow"]),
+    }
+
+
+def load_splits(watch: Path) -> list[object]:
+    found: list[object] = json.loads((watch / "splits.json").read_text())
+    return found

@@ -22,6 +22,7 @@ from hybridge_cloud.aws.s3 import Bucket
 from hybridge_cloud.data import labels, quarantine
 from hybridge_cloud.data.dataset import DatasetShelf
 from hybridge_cloud.retrain import claim
+from hybridge_cloud.retrain.arrivals import Arrivals
 from hybridge_cloud.retrain.claim import DATASET_VARIABLE, Duplicate, Starter
 from hybridge_cloud.retrain.decision import Policy
 from hybridge_cloud.retrain.gate import Gate
@@ -229,6 +230,20 @@ def test_a_sample_that_is_sent_again_in_another_batch_counts_once_also_after_its
     turn = own.turn()
     assert not turn.started
     assert turn.decisions[0].reason == "No new samples."
+
+
+def test_a_device_that_sends_without_end_crowds_out_nobody_else(
+    bucket: Bucket, pipeline: str, device: Callable[..., object]
+) -> None:
+    for first in range(0, 60, 10):
+        device("flood", pipeline).batch(first, 10)  # type: ignore[attr-defined]
+    others = [device(f"quiet-{number}", pipeline).batch(0, 10) for number in range(2)]  # type: ignore[attr-defined]
+    arrivals = Arrivals(bucket, pipeline, limit=4)
+    for _ in range(2):
+        arrivals.sweep()
+        held = [arrival.entry.key for arrival in arrivals.all()]
+        assert len(held) == 4
+        assert set(others) < set(held)
 
 
 def test_batches_of_two_features_digests_never_share_a_dataset(
