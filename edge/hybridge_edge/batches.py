@@ -87,13 +87,14 @@ def _batch(thing: str, kind: _Kind, rows: Sequence[tuple[Entry, Sample]]) -> Bat
         arrays[name] = np.stack([to_array(tensor) for tensor in column])
     data = _npz(arrays)
     digest = hashlib.sha256(data).hexdigest()
-    stem = f"{kind.epoch}-{seqs[0]:012d}-{seqs[-1]:012d}-{digest[:16]}"
+    first, last = min(seqs), max(seqs)
+    stem = f"{kind.epoch}-{first:012d}-{last:012d}-{digest[:16]}"
     manifest = BatchManifest(
         thing=thing,
         model=kind.model,
         epoch=kind.epoch,
-        first_seq=seqs[0],
-        last_seq=seqs[-1],
+        first_seq=first,
+        last_seq=last,
         count=len(seqs),
         features_digest=kind.features_digest,
         versions=tuple(sorted({sample.version for sample in samples})),

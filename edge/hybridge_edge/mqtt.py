@@ -12,12 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from hybridge_edge.contract.errors import Overloaded, Unavailable, UsageError
+from hybridge_edge.contract.errors import Overloaded, Refused, Unavailable, UsageError
 
 CONNECT_SECONDS = 10.0
 KEEPALIVE_SECONDS = 30
 RECONNECT_MIN_SECONDS = 1
 RECONNECT_MAX_SECONDS = 60
+FLUSH_SECONDS = 5.0
 MAX_UNSENT_MESSAGES = 1000
 """Messages of QoS 1 that wait for the broker; above it ``publish`` refuses."""
 _log = logging.getLogger(__name__)
@@ -76,6 +77,8 @@ class Connection:
         self._received = received
         self._ready = threading.Event()
         self._refused = ""
+        self._taken = threading.Condition()
+        self._unsent = 0
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=False)
         context = broker.context()
         if context is not None:
@@ -86,6 +89,7 @@ class Connection:
         self._client.on_connect = self._on_connect
         self._client.on_connect_fail = self._on_connect_fail
         self._client.on_disconnect = self._on_disconnect
+        self._client.on_publish = self._on_publish
         self._client.on_subscribe = self._on_subscribe
         self._client.on_message = self._on_message
 
@@ -120,14 +124,27 @@ class Connection:
         """Hand a message of QoS 1 over to be sent, now or once the broker is back.
 
         Raises:
-            Overloaded: MAX_UNSENT_MESSAGES wait already; this one is not kept.
+            Overloaded: MAX_UNSENT_MESSAGES wait already; this one is not kept. Refused: no such topic can be.
         """
         from paho.mqtt.enums import MQTTErrorCode
 
-        if self._client.publish(topic, payload, qos=1).rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
+        with self._taken:
+            self._unsent += 1
+        try:
+            refused = self._client.publish(topic, payload, qos=1).rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE
+        except ValueError as error:  # wildcards, or over what MQTT carries
+            self._on_publish()
+            raise Refused(f"Nothing can be published on {topic[:80]!r}: {error}.", "Correct the topic.") from None
+        if refused:
+            self._on_publish()
             raise Overloaded(f"{MAX_UNSENT_MESSAGES} messages wait for the MQTT broker.", "Check the broker.")
 
     def close(self) -> None:
+        """Let the broker take what waits, for FLUSH_SECONDS where it is there, and end the connection."""
+        with self._taken:
+            wait = FLUSH_SECONDS if self._client.is_connected() else 0.0
+            if not self._taken.wait_for(lambda: self._unsent == 0, wait):
+                _log.warning("%d messages were not sent to the MQTT broker.", self._unsent)
         self._client.disconnect()
         self._client.loop_stop()
 
@@ -148,6 +165,11 @@ class Connection:
             self._note(f"the subscription to {self._topic} was refused ({failed[0]})")
         else:
             self._ready.set()
+
+    def _on_publish(self, *_: Any) -> None:
+        with self._taken:
+            self._unsent -= 1
+            self._taken.notify_all()
 
     def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         self._ready.clear()

@@ -51,6 +51,11 @@ def test_the_manifest_names_its_data_by_content(observe: Observe) -> None:
     assert manifest.data_key == f"devices/device-1/data/watch/{parsed[2]}.npz"
 
 
+def test_a_manifest_spans_its_rows_in_whatever_order_they_come(observe: Observe) -> None:
+    (batch,) = batches.make("device-1", list(reversed(entries(observe(1), observe(2), observe(3))))).batches
+    assert (batch.manifest.first_seq, batch.manifest.last_seq, batch.manifest.count) == (1, 3, 3)
+
+
 def test_the_same_records_make_the_same_objects(observe: Observe) -> None:
     made = [batches.make("device-1", entries(observe(1), observe(2))).batches[0] for _ in range(2)]
     assert made[0].data == made[1].data

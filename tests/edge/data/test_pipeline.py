@@ -186,6 +186,31 @@ def device(sandbox: RunningSandbox, trust: TrustDocument) -> Iterator[Device]:
     shutil.rmtree(folder)
 
 
+def test_a_topic_that_cannot_be_is_refused() -> None:
+    with Connection(Broker("127.0.0.1", 1), "device-1-pipeline") as connection, pytest.raises(Refused, match="topic"):
+        connection.publish("results/#", b"x")
+
+
+def test_messages_that_no_broker_takes_are_said_at_the_close(caplog: pytest.LogCaptureFixture) -> None:
+    with Connection(Broker("127.0.0.1", 1), "device-1-pipeline") as connection:
+        connection.publish("results", b"x")
+    assert "1 messages were not sent" in caplog.text
+
+
+def test_what_was_published_before_the_close_arrives(broker: Broker, wait_for: Any) -> None:
+    found: list[bytes] = []
+    with Connection(broker, "close-listener", "close-test", found.append) as listener:
+        listener.start()
+        listener.wait_ready(20)
+        with Connection(broker, "close-sender") as sender:
+            sender.start()
+            sender.wait_ready(20)
+            for number in range(300):
+                sender.publish("close-test", b"%d" % number)
+        wait_for(lambda: len(found) >= 300)
+    assert [int(payload) for payload in found] == list(range(300))
+
+
 def test_windows_become_results_and_samples_in_the_bucket_over_a_change_of_version(
     tmp_path: Path, sandbox: RunningSandbox, broker: Broker, kit: ModuleType, device: Device, wait_for: Any
 ) -> None:
