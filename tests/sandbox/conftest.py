@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import urllib.request
 import uuid
@@ -70,6 +71,7 @@ def clients(sandbox: RunningSandbox) -> Callable[[str], Any]:
     given = sandbox.environment
     session = boto3.Session(given["AWS_ACCESS_KEY_ID"], given["AWS_SECRET_ACCESS_KEY"], region_name=given["AWS_REGION"])
 
+    @functools.cache
     def make(name: str) -> Any:
         endpoint = given.get(f"AWS_ENDPOINT_URL_{name.upper()}", given["AWS_ENDPOINT_URL"])
         return session.client(name, endpoint_url=endpoint, config=Config(retries={"total_max_attempts": 1}))

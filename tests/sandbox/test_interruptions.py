@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -15,7 +14,6 @@ import pytest
 
 from hybridge_cloud.sandbox import lifecycle, processes
 from hybridge_cloud.sandbox.folder import MARK_VARIABLE, SandboxFolder, State, environment
-from hybridge_cloud.sandbox.lifecycle import RunningSandbox
 from hybridge_edge.contract.trust_document import TRUST_VARIABLE
 
 HYBRIDGE = [sys.executable, "-c", "from hybridge_cloud.cli import main; main()"]
@@ -127,30 +125,3 @@ def test_a_sandbox_whose_owner_has_ended_does_not_start(folder: SandboxFolder) -
         ended.wait()
     assert "has ended" in refused("up", "--dir", str(folder.root), "--owner", str(ended.pid))
     assert quiet(folder)
-
-
-def test_an_account_that_dies_again_while_it_comes_back_is_tried_again(sandbox: RunningSandbox) -> None:
-    """Twice in a row, the second time as soon as it is there."""
-    seen = lifecycle.status(sandbox.folder).processes["account"]
-    os.kill(seen.pid, signal.SIGKILL)
-
-    def again() -> bool:
-        found = [one for one in processes.belonging(sandbox.folder) if b"loopback.py" in command_line(one.pid)]
-        return bool(found) and found[0] != seen
-
-    assert processes.wait_until(again, 20)
-    (second,) = [one for one in processes.belonging(sandbox.folder) if b"loopback.py" in command_line(one.pid)]
-    os.kill(second.pid, signal.SIGKILL)
-
-    def back() -> bool:
-        found = lifecycle.status(sandbox.folder)
-        return found.up and found.processes.get("account") not in (None, seen, second)
-
-    assert processes.wait_until(back, 40)
-
-
-def command_line(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""

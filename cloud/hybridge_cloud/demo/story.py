@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -105,7 +106,9 @@ class Story:
         with progress.hop(
             "sandbox", "an account on loopback: S3, SQS, EventBridge, IoT, MQTT, Greengrass, CodePipeline"
         ):
-            progress.command("sandbox", "up", "--dir", self._sandbox)
+            # However this process ends, its sandbox ends with it, unless it shall stay.
+            ends = () if self._options.keep else ("--owner", str(os.getpid()))
+            progress.command("sandbox", "up", "--dir", self._sandbox, *ends)
             progress.environment = sandbox_environment(self._sandbox)
             progress.environment["HYBRIDGE_TRUST"] = str(self._trust)
         with progress.hop("publish", "the runtime's components and the model's"):

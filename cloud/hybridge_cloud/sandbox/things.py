@@ -6,6 +6,7 @@ stay.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,9 @@ _POLICY_DOCUMENT = {
 }
 
 
+@functools.lru_cache(maxsize=8)
 def client(ports: Ports) -> IoTClient:
+    """A client of a sandbox's IoT registry; one for each sandbox, since botocore takes long to make one."""
     return provision.session().client(
         "iot", endpoint_url=provision.account_endpoint(ports), config=provision.configuration()
     )
