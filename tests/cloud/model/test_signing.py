@@ -114,4 +114,4 @@ def test_the_commands_sign_verify_and_show(
     assert hybridge("package", "verify", package, "--trust", trust) == 1
     error = capsys.readouterr().err
     assert error.startswith("hybridge: 'model.onnx'")
-    assert hybridge("package", "verify", tmp_path, "--trust", trust) == 1
+    assert hybridge("package", "verify", tmp_path, "--trust", trust) == 2

@@ -122,7 +122,7 @@ def test_lost_repeated_and_shuffled_events_with_two_gates_start_each_dataset_onc
 
     def run(own: Gate) -> None:
         try:
-            for _ in range(3):
+            for _ in range(2):
                 own.take_events(1)
                 own.turn()
         except BaseException as error:
