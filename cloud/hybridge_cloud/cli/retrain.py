@@ -183,7 +183,8 @@ def create_pipeline(
     believed = read_trust(trust).to_bytes().decode()
     record.read(bucket, fleet)
     key_file = Path(signing_key)
-    if not key_file.is_file() and not key_file.is_absolute():  # an absolute one may be where builds run, not here
+    # An absolute path may be where builds run, not here; with --store-only nobody is told of it.
+    if not (store_only or key_file.is_absolute() or key_file.is_file()):
         raise UsageError(f"There is no signing key {signing_key!r}.", "Name it by its absolute path where builds run.")
     source = archive.upload(bucket, load_project(project))
     wanted = plan.Plan(source, fleet, believed, split, seed, device_share, suspect_share, minimum_gain)

@@ -140,3 +140,10 @@ def test_batches_wake_the_queue_and_what_cannot_be_taken_is_kept(template: dict[
     assert bucket["Properties"]["NotificationConfiguration"]["EventBridgeConfiguration"]["EventBridgeEnabled"] is True
     assert bucket["Properties"]["VersioningConfiguration"]["Status"] == "Enabled"
     assert bucket["DeletionPolicy"] == "Retain"
+
+
+def test_the_gate_may_call_every_operation_of_codepipeline_that_it_calls(template: dict[str, Any]) -> None:
+    called = {"GetPipeline", "StartPipelineExecution", "ListPipelineExecutions", "GetPipelineExecution"}
+    roles = [resource for resource in template["Resources"].values() if resource["Type"] == "AWS::IAM::Role"]
+    granted = [{name for name in called if f'"codepipeline:{name}"' in json.dumps(role)} for role in roles]
+    assert called in granted
