@@ -94,7 +94,10 @@ class Process:
 
     async def _wait(self) -> int:
         code = await self._child.wait()
-        _signal(self.pid, signal.SIGKILL)  # what the script left in its group
+        if _signal(self.pid, signal.SIGKILL):  # what the script left in its group
+            deadline = time.monotonic() + _LAST_OUTPUT
+            while _group_lives(self.pid) and time.monotonic() < deadline:
+                await asyncio.sleep(_GONE_POLL)
         done, _ = await asyncio.wait([self._output], timeout=_LAST_OUTPUT)
         if not done:
             self._output.cancel()
@@ -144,9 +147,18 @@ async def _copy(read_end: int, log: Log) -> None:
         transport.close()
 
 
-def _signal(group: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
+def _signal(group: int, number: int) -> bool:
+    """Signal a process group; whether it had a member, be it a zombie."""
+    try:
         os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _group_lives(group: int) -> bool:
+    """Whether a member of the group still runs: a killed process is there, without its files, until it has ended."""
+    return any(found == group for _, found, _ in _ours())
 
 
 def start_time(pid: int) -> int | None:
