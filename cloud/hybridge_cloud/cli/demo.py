@@ -22,11 +22,15 @@ def demo(
     project: Annotated[Path, typer.Option(help="The project that turns the loop.")] = Path("examples/watch"),
 ) -> None:
     """Train, package, publish, deploy, serve, capture, return, retrain, and deploy version 2."""
+    import signal
+
     from rich.console import Console
 
     from hybridge_cloud.demo import folder
     from hybridge_cloud.demo.story import Options, Story
 
+    # As Ctrl-C: what the demo started is stopped on the way out.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     chosen = folder.prepare(out)
     summary = Story(Options(project, chosen, devices, split, keep), console).turn()
