@@ -164,7 +164,9 @@ def reporter(core: Core, tmp_path: Path) -> Iterator[Callable[..., Reporter]]:
     started: list[Reporter] = []
 
     def make(models: list[ModelReport], **options: Any) -> Reporter:
-        one = Reporter("device-1", lambda: Snapshot("1.0.0", tuple(models), 7, 8), tmp_path, **options)
+        one = Reporter(
+            "device-1", lambda: Snapshot("1.0.0", tuple(models), 7, 8), tmp_path, evaluating_seconds=60.0, **options
+        )
         started.append(one)
         one.start()
         return one
@@ -230,7 +232,7 @@ def test_a_report_waits_for_the_nucleus_and_then_says_the_newest(core: Core, rep
 
 def test_without_a_nucleus_a_reporter_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SVCUID", raising=False)
-    one = Reporter("device-1", lambda: pytest.fail("nobody asked"), tmp_path)
+    one = Reporter("device-1", lambda: pytest.fail("nobody asked"), tmp_path, evaluating_seconds=60.0)
     one.start()
     one.changed()
     one.close()

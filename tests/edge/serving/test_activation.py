@@ -15,7 +15,8 @@ from hybridge_edge.contract.states import Mode, PackageState
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.gate import Gate
-from hybridge_edge.service import TRIAL_RUNS, Inference, Service
+from hybridge_edge.residents import TRIAL_RUNS
+from hybridge_edge.service import Inference, Service
 from hybridge_edge.standing import standing
 from hybridge_edge.store import Store
 
@@ -77,9 +78,9 @@ def test_a_higher_epoch_wins_a_lower_one_is_superseded_an_equal_one_changes_noth
 ) -> None:
     one, two = packages("1.0.0", 1.0), packages("1.1.0", 2.0)
     device.activation.hand_over(one.handover(5))
-    resident = device.service.resident("watch")
+    resident = device.service.residents.active("watch")
     assert device.activation.hand_over(one.handover(5)).state is PackageState.ACTIVE
-    assert device.service.resident("watch") is resident
+    assert device.service.residents.active("watch") is resident
     late = device.activation.hand_over(two.handover(4))
     assert (late.state, late.seen_before) == (PackageState.REFUSED, True)
     assert "superseded by epoch 5" in late.reason
@@ -172,13 +173,13 @@ def test_a_package_that_fails_a_step_is_refused_and_the_old_one_keeps_serving(
     device: Device, packages: Callable, kit: ModuleType, make: Callable, reason: str
 ) -> None:
     device.activation.hand_over(packages("1.0.0", 1.0).handover(1))
-    resident = device.service.resident("watch")
+    resident = device.service.residents.active("watch")
     bad = make(packages, kit)
     answer = device.activation.hand_over(bad.handover(2))
     assert (answer.state, answer.seen_before) == (PackageState.REFUSED, False)
     with pytest.raises(PackageRefused, match=reason):
         raise PackageRefused(answer.reason)
-    assert device.service.resident("watch") is resident
+    assert device.service.residents.active("watch") is resident
     assert PackageState.REFUSED in device.states().values()
     assert device.states()["1.0.0"] is PackageState.ACTIVE
     again = device.activation.hand_over(bad.handover(2))
