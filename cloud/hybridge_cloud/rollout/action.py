@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from hybridge_cloud.rollout.plan import Plan
 from hybridge_cloud.rollout.state import State, Status, WaveStatus
 from hybridge_edge.contract.states import Mode
 
@@ -43,6 +44,7 @@ class PutBack:
 
 
 Action = WriteWave | Cancel | PutBack
+_MAY_BE_WRITTEN = frozenset({Status.RUNNING, Status.WAITING, Status.PAUSED})
 
 
 def is_wanted(state: State, action: Action) -> bool:
@@ -52,13 +54,25 @@ def is_wanted(state: State, action: Action) -> bool:
         return wave.cancel == action.deployment
     if isinstance(action, WriteWave):
         written = wave.status is WaveStatus.WRITTEN and wave.epoch == action.epoch
-        return state.status is Status.RUNNING and written and not wave.deployment
+        return state.status is Status.RUNNING and written and not wave.deployment and not wave.cancel
     return (
         state.status is Status.PUTTING_BACK
         and wave.is_reached
         and state.put_back_epoch == action.epoch
         and not wave.put_back_deployment
+        and not wave.foreign
     )
+
+
+def wanted(plan: Plan, state: State) -> tuple[Action, ...]:
+    """Every action that a state asks for, so that whoever reads it can go on where another stopped."""
+    possible: list[Action] = []
+    for wave in state.waves:
+        if wave.cancel:
+            possible.append(Cancel(wave.ring, wave.cancel))
+        possible.append(WriteWave(wave.ring, plan.version, wave.epoch))
+        possible.append(PutBack(wave.ring, plan.previous_version, state.put_back_epoch))
+    return tuple(action for action in possible if is_wanted(state, action))
 
 
 def recorded(state: State, action: Action, deployment: str, now_ms: int) -> State:
@@ -73,8 +87,8 @@ def recorded(state: State, action: Action, deployment: str, now_ms: int) -> Stat
             return state
         wave = replace(wave, cancel="", cancelled=action.deployment)
     elif isinstance(action, WriteWave):
-        if wave.deployment or not wave.is_reached or wave.epoch != action.epoch:
-            return state
+        if wave.deployment or not wave.is_reached or wave.epoch != action.epoch or state.status not in _MAY_BE_WRITTEN:
+            return state  # a rollout that is being put back must see this revision as one to put back
         wave = replace(wave, deployment=deployment, written_at_ms=now_ms)
     else:
         if wave.put_back_deployment or state.put_back_epoch != action.epoch or state.status is not Status.PUTTING_BACK:

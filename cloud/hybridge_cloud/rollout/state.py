@@ -51,6 +51,7 @@ class WaveState:
         cancelled: the deployment that a pause or a stop withdrew. cancel: the deployment that is to be withdrawn.
         advanced: whether an operator cut the rest of its bake.
         put_back_deployment: that carries the version before, "" before it is known. put_back_written_at_ms: as above.
+        before: the ring's latest deployment when the wave was intended. foreign: one that somebody else wrote there.
     """
 
     ring: int
@@ -65,6 +66,8 @@ class WaveState:
     cancel: str = ""
     cancelled: str = ""
     put_back_written_at_ms: int = 0
+    before: str = ""
+    foreign: str = ""
 
     @property
     def is_reached(self) -> bool:
@@ -85,6 +88,8 @@ class WaveState:
             "cancel": self.cancel,
             "cancelled": self.cancelled,
             "put_back_written_at_ms": self.put_back_written_at_ms,
+            "before": self.before,
+            "foreign": self.foreign,
         }
 
     @classmethod
@@ -102,6 +107,8 @@ class WaveState:
             cancel=reader.text("cancel"),
             cancelled=reader.text("cancelled"),
             put_back_written_at_ms=reader.integer("put_back_written_at_ms"),
+            before=reader.text("before"),
+            foreign=reader.text("foreign"),
         )
 
 
