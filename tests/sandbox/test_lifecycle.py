@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from hybridge_cloud.aws import session
 from hybridge_cloud.sandbox import lifecycle, processes, provision, things
 from hybridge_cloud.sandbox.folder import Ports, SandboxFolder, State
 from hybridge_cloud.sandbox.lifecycle import RunningSandbox, running
@@ -154,7 +155,8 @@ def test_everything_killed_at_once_is_recovered_by_up_and_ended_by_down(
     with running(folder.root, str(buildspecs)) as sandbox:
         client = make_clients(sandbox)
         greengrass, codepipeline, s3 = client("greengrassv2"), client("codepipeline"), client("s3")
-        things.ensure_fleet(things.client(sandbox.ports), "fleet")
+        with session.using(sandbox.environment):
+            things.ensure_fleet("fleet")
         uri = f"s3://{sandbox.bucket}/components/tests.Kept/a"
         s3.put_object(Bucket=sandbox.bucket, Key="components/tests.Kept/a", Body=b"artifact")
         s3.put_object(Bucket=sandbox.bucket, Key="source.zip", Body=source_zip())

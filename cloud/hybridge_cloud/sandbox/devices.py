@@ -10,12 +10,14 @@ from pathlib import Path
 
 from botocore.exceptions import ClientError
 
-from hybridge_cloud.fleet.rings import ring_of
+from hybridge_cloud.aws import session
+from hybridge_cloud.fleet import enrolment, membership
 from hybridge_cloud.sandbox import processes, provision, things
 from hybridge_cloud.sandbox.device.__main__ import TRUST_FILE
 from hybridge_cloud.sandbox.device.layout import Layout
 from hybridge_cloud.sandbox.device.mode import Mode, limits_of
 from hybridge_cloud.sandbox.folder import Ports, Recorded, SandboxFolder
+from hybridge_cloud.sandbox.folder import environment as account_environment
 from hybridge_edge import durable, runtime
 from hybridge_edge.contract import names
 from hybridge_edge.contract.errors import Conflict, InvalidDocument, ModelNotFound, Unavailable, UsageError
@@ -23,7 +25,6 @@ from hybridge_edge.contract.trust_document import TRUST_VARIABLE, TrustDocument
 
 FORMAT = 1
 MODES = ("classic", "lite")
-SENSORS_THING = "hybridge-sensors"
 HEALTH_SECONDS = 90.0
 STOP_SECONDS = 40.0
 
@@ -129,7 +130,7 @@ def add(
         trust: whose packages it believes; None: it believes none.
 
     Raises:
-        Conflict: a device of that name exists. Unavailable: it did not report in time.
+        Conflict: a device of that name exists, here or in the account. Unavailable: it did not report in time.
     """
     names.thing_name(name)
     names.fleet_name(fleet)
@@ -137,18 +138,17 @@ def add(
         raise UsageError(f"{mode!r} is not a mode.", f"Use one of {', '.join(MODES)}.")
     if ring is not None and not 0 <= ring < names.RINGS:
         raise UsageError(f"Ring {ring} does not exist.", f"Use 0 to {names.RINGS - 1}.")
-    existing = registered(folder)
-    if any(device.name == name for device in existing):
+    if any(device.name == name for device in registered(folder)):
         raise Conflict(
             f"Device {name} is registered already.", f"Use another name, or 'hybridge sandbox device remove {name}'."
         )
-    chosen = ring_of(name, {device.name: device.ring for device in existing if device.fleet == fleet}, ring)
-    device = Device(name, fleet, chosen, (names.ring_group(fleet, chosen),), mode)
-    folder.device(name).mkdir(mode=0o700, exist_ok=True)
-    say(f"registering {name} in {device.groups[0]}")
-    if trust is not None:
-        durable.write(folder.device(name) / TRUST_FILE, trust.to_bytes())
-    enrol(folder, ports, device)
+    with session.using(account_environment(ports)):
+        if things.ensure_fleet(fleet):
+            say(f"there was no fleet {fleet}: making it")
+        chosen = membership.choose(name, fleet, ring)
+    device = Device(name, fleet, chosen.ring, (chosen.group,), mode)
+    say(f"registering {name} in {chosen.group}")
+    enrol(folder, ports, device, trust)
     device.write(folder)  # the keeper starts what has a device.json
     say("waiting for its first health report")
     greengrass = provision.session().client(
@@ -172,18 +172,19 @@ def add(
     return device
 
 
-def enrol(folder: SandboxFolder, ports: Ports, device: Device) -> None:
-    """Make the account know the device; it may know it already."""
-    iot = things.client(ports)
-    things.ensure_fleet(iot, device.fleet)
-    things.enrol(iot, ports, folder.device(device.name), device.name, device.groups)
+def enrol(folder: SandboxFolder, ports: Ports, device: Device, trust: TrustDocument | None = None) -> None:
+    """Make the account know the device, as ``hybridge fleet enroll`` does; it may know it already."""
+    with session.using(account_environment(ports)):
+        things.ensure_fleet(device.fleet)
+        things.enrol(ports, folder.device(device.name), device.name, device.fleet, device.ring, device.mode, trust)
 
 
 def enrol_all(folder: SandboxFolder, ports: Ports) -> None:
     """Make the account know every registered device, and the one client that replays recordings."""
     for device in registered(folder):
         enrol(folder, ports, device)
-    things.enrol(things.client(ports), ports, folder.sensors, SENSORS_THING)
+    with session.using(account_environment(ports)):
+        things.identify(ports, folder.sensors, things.SENSORS)
 
 
 def remove(folder: SandboxFolder, ports: Ports, name: str) -> None:
@@ -199,7 +200,8 @@ def remove(folder: SandboxFolder, ports: Ports, name: str) -> None:
     if not processes.wait_until(lambda: process(folder, name) is None, STOP_SECONDS):
         durable.rename(home / "device.json.removed", home / "device.json")
         raise Unavailable(f"Device {name} did not stop in {STOP_SECONDS:.0f} s.", "Look at 'hybridge sandbox status'.")
-    things.forget(things.client(ports), home, name)
+    with session.using(account_environment(ports)):
+        enrolment.revoke(name)
     greengrass = provision.session().client("greengrassv2", endpoint_url=provision.control_endpoint(ports))
     try:
         greengrass.delete_core_device(coreDeviceThingName=name)
