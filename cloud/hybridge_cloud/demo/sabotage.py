@@ -20,7 +20,7 @@ from pathlib import Path
 
 from hybridge_cloud.compile.evaluate import answer_with_graphs
 from hybridge_cloud.compile.npy import npy_bytes, read_npy
-from hybridge_cloud.demo.sabotaged_graph import calibrated_work, with_classes_moved_on, with_work
+from hybridge_cloud.demo.sabotaged_graph import calibrated_work, with_classes_in_order, with_work
 from hybridge_cloud.package import read_package
 from hybridge_cloud.signing import sign_package
 from hybridge_cloud.training.output_folder import output_folder, refuse_existing
@@ -44,24 +44,27 @@ class Sabotaged:
     done: str
 
 
-def shuffled(package_folder: Path, out: Path, version: str, key: Path) -> Sabotaged:
-    """The same model, except that each class gets the value of the next one, and the last that of the first.
+def shuffled(package_folder: Path, out: Path, version: str, key: Path, order: tuple[int, ...] = ()) -> Sabotaged:
+    """The same model with its classes in another order.
 
     Args:
         package_folder: a good package with probes. version: higher than its own. key: to sign with.
+        order: class i gets the value of class ``order[i]``; () moves all on by one, so that no answer stays right.
 
     Raises:
-        Refused: the package has no probes or no classes to move, or the version is not higher. Conflict: ``out`` is
+        Refused: the package has no probes or no such classes, or the version is not higher. Conflict: ``out`` is
         there already. PackageRefused, UsageError: no whole package, or no key.
     """
     package = _read(package_folder, out, version)
     manifest, name = package.manifest, package.manifest.confidence_output
     shapes = {spec.name: spec.item_shape for spec in manifest.outputs}
-    if not shapes.get(name) or shapes[name][-1] < 2:
-        raise Refused(f"{manifest.name} {manifest.version} answers no classes that could be moved.")
-    model = with_classes_moved_on(_model(package), name, shapes[name][-1])
-    done = f"each of the {shapes[name][-1]} classes gets the value of the next one"
-    return _write(package, model, out, version, key, done)
+    classes = range(shapes[name][-1] if shapes.get(name) else 0)
+    order = order or (*classes[1:], *classes[:1])
+    if len(classes) < 2 or sorted(order) != list(classes):
+        raise Refused(f"{manifest.name} {manifest.version} has {len(classes)} classes; they have no order {order}.")
+    moved = sum(place != source for place, source in enumerate(order))
+    model = with_classes_in_order(_model(package), name, order)
+    return _write(package, model, out, version, key, f"{moved} of {len(classes)} classes have changed places")
 
 
 def slow(package_folder: Path, out: Path, version: str, key: Path, times: float = TIMES) -> Sabotaged:

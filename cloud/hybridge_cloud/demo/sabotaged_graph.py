@@ -1,4 +1,4 @@
-"""What ``sabotage`` does to a graph: move its classes on by one, or give it work that changes nothing."""
+"""What ``sabotage`` does to a graph: put its classes in another order, or give it work that changes nothing."""
 
 from __future__ import annotations
 
@@ -38,12 +38,11 @@ class Work:
     ratios: tuple[tuple[int, float], ...]
 
 
-def with_classes_moved_on(model_onnx: bytes, output: str, classes: int) -> bytes:
-    """A graph whose ``output`` (rows, ..., classes) has at each class what was at the next one."""
+def with_classes_in_order(model_onnx: bytes, output: str, order: Sequence[int]) -> bytes:
+    """A graph whose ``output`` (rows, ..., classes) has at class i what was at class ``order[i]``."""
     model = onnx.load_model_from_string(model_onnx)
     before = _free(model.graph, output)
-    order = np.roll(np.arange(classes, dtype=np.int64), -1)
-    model.graph.initializer.append(numpy_helper.from_array(order, _PREFIX + "order"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(order, np.int64), _PREFIX + "order"))
     model.graph.node.append(helper.make_node("Gather", [before, _PREFIX + "order"], [output], axis=-1))
     return _checked(model)
 

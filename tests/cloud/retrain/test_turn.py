@@ -19,6 +19,7 @@ from hybridge_cloud.aws import pipeline as codepipeline
 from hybridge_cloud.aws.s3 import Bucket
 from hybridge_cloud.cli import main
 from hybridge_cloud.compile.bundle import compile_run
+from hybridge_cloud.compile.evaluate import evaluate_package
 from hybridge_cloud.data import labels
 from hybridge_cloud.data.batches import read_batch
 from hybridge_cloud.data.dataset import BatchEntry, Dataset, DatasetCounts
@@ -34,6 +35,7 @@ from hybridge_cloud.training.features import graph_features
 from hybridge_cloud.training.project import load_project
 from hybridge_cloud.training.train import train_run
 from hybridge_edge.contract.errors import HybridgeError, Refused
+from hybridge_edge.contract.expectations import Comparison
 from hybridge_edge.contract.manifest import Manifest
 from hybridge_edge.trust import read_trust
 
@@ -134,6 +136,16 @@ def test_returned_features_and_labels_become_a_better_published_version_by_one_e
     published = registry.get(bucket, MODEL, "2.0.0")
     assert (published.dataset, published.parent) == (dataset["key"], turn.champion.digest)
     assert published.features_digest == turn.champion.features_digest
+    # What a rollout holds devices to: how often the two disagree on the slice that judged them, in the signed manifest.
+    folder = turn.folder / "published"
+    manifest = publishing.fetch(MODEL, "2.0.0", folder, read_trust(turn.trust), bucket)
+    task = load_project(turn.project).task()
+    frozen = task.dataset(0).frozen
+    first, second = (
+        evaluate_package(package, frozen.inputs, frozen.labels, task).outputs["probabilities"].argmax(1)
+        for package in (turn.folder / "package", folder)
+    )
+    assert manifest.comparisons == (Comparison(turn.champion.digest, len(frozen), int((first != second).sum())),)
     # A second execution of the same dataset ends as a duplicate, and publishes nothing.
     second = codepipeline.start(PIPELINE, {"DATASET": dataset["key"]})
     while codepipeline.execution(PIPELINE, second).status == "InProgress":
