@@ -111,7 +111,7 @@ def deploy(
     for target in targets:
         if target.is_model:
             rollouts.refuse_if_held(bucket, fleet, target.name)
-        _check_published(target, record.prefix)
+        check_published(target, record.prefix)
     latest = {ring: greengrass.latest_deployment(ring.arn) for ring in membership.rings(fleet)}
     chosen = {ring: found.components if found else {} for ring, found in latest.items() if ring.devices or found}
     if not any(ring.devices for ring in chosen):
@@ -178,7 +178,8 @@ def revised(
     return after
 
 
-def _check_published(target: Target, prefix: str) -> None:
+def check_published(target: Target, prefix: str) -> None:
+    """Raise Refused where a version cannot be deployed."""
     name = target.component(prefix)
     found = greengrass.find_component(name, target.version)
     if found is None or found.state != "DEPLOYABLE":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 from hybridge_cloud.aws import greengrass
@@ -129,4 +130,6 @@ def _at_once(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
     if len(listed) < 2:
         return [function(item) for item in listed]
     with ThreadPoolExecutor(min(CALLS_AT_ONCE, len(listed)), "hybridge-look") as pool:
-        return list(pool.map(function, listed))
+        # Each in a copy of this context: it says which account is asked.
+        running = [pool.submit(copy_context().run, function, item) for item in listed]
+        return [future.result() for future in running]

@@ -103,16 +103,20 @@ def read(bucket: Bucket, fleet: str, rollout: str) -> Record:
 
 def find(bucket: Bucket, fleet: str, what: str) -> Record:
     """A rollout by its id, or the newest one of MODEL@VERSION. Raises Refused where there is none."""
-    if "@" not in what:
-        return read(bucket, fleet, what)
-    model, _, version = what.partition("@")
-    stem = f"{names.model_name(model)}-{names.version(version)}-"
-    found = [name for name in _ids(bucket, fleet) if name.startswith(stem) and name[len(stem) :].isdecimal()]
-    if not found:
+    found = newest(bucket, fleet, what) if "@" in what else read(bucket, fleet, what)
+    if found is None:
         raise Refused(
             f"The fleet {fleet!r} has no rollout of {what}.", f"Plan one: hybridge rollout plan {what} --fleet {fleet}"
         )
-    return read(bucket, fleet, max(found, key=lambda name: int(name[len(stem) :])))
+    return found
+
+
+def newest(bucket: Bucket, fleet: str, what: str) -> Record | None:
+    """The newest rollout of MODEL@VERSION, or None."""
+    model, _, version = what.partition("@")
+    stem = f"{names.model_name(model)}-{names.version(version)}-"
+    found = [name for name in _ids(bucket, fleet) if name.startswith(stem) and name[len(stem) :].isdecimal()]
+    return read(bucket, fleet, max(found, key=lambda name: int(name[len(stem) :]))) if found else None
 
 
 def all_rollouts(bucket: Bucket, fleet: str) -> tuple[Record, ...]:
@@ -129,8 +133,11 @@ def store(bucket: Bucket, record: Record, state: State) -> Record:
     return replace(record, state=state, etag=etag)
 
 
-def change(bucket: Bucket, record: Record, changed: Callable[[Record], State]) -> Record:
+def change(bucket: Bucket, record: Record, changed: Callable[[Record], State]) -> tuple[Record, Record]:
     """Change a rollout's state by a function of what is stored, called again whenever another writer was faster.
+
+    Returns:
+        The record right before and after; the same state in both where there was nothing to change.
 
     Raises:
         Conflict: others got through MAX_TRIES times in a row. And whatever ``changed`` raises.
@@ -138,7 +145,7 @@ def change(bucket: Bucket, record: Record, changed: Callable[[Record], State]) -
     for _ in range(MAX_TRIES):
         record = read(bucket, record.plan.fleet, record.plan.id)
         try:
-            return store(bucket, record, changed(record))
+            return record, store(bucket, record, changed(record))
         except Conflict:
             continue
     raise Conflict(f"The rollout {record.plan.id} is changed by too many commands at once.", "Try again.")
