@@ -6,6 +6,7 @@ ten million trials.
 
 from __future__ import annotations
 
+import functools
 import math
 
 _NEGLIGIBLE = 1e-18
@@ -33,6 +34,7 @@ def at_most(count: int, trials: int, share: float) -> float:
     return max(0.0, 1.0 - _tail(count + 1, trials, share, 1))
 
 
+@functools.lru_cache(maxsize=256)  # a rollout asks for the same one at every look
 def upper_bound(count: int, trials: int, confidence: float) -> float:
     """The largest share that ``count`` of ``trials`` does not speak against: Clopper and Pearson's one-sided bound.
 

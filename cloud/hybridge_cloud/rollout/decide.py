@@ -55,7 +55,8 @@ def decide(plan: Plan, state: State, observation: Observation, now_ms: int) -> D
     elif after.status in ENDED:
         after = _followed(plan, after, observation, audit)
     if after.status is not state.status:
-        audit.append(f"{state.status.value} -> {after.status.value}" + (f": {after.reason}" if after.reason else ""))
+        is_said = not after.reason or after.reason == state.reason or after.reason in audit
+        audit.append(f"{state.status.value} -> {after.status.value}" + ("" if is_said else f": {after.reason}"))
     if after != state:
         after = replace(after, updated_at_ms=now_ms)
     return Decision(after, wanted(plan, after), tuple(audit))
@@ -97,7 +98,8 @@ def _watch(plan: Plan, state: State, observation: Observation, now_ms: int, audi
             wave = replace(wave, verdicts=verdicts)
         if failed and not is_paused:
             state = state.with_wave(replace(wave, status=WaveStatus.FAILED, verdicts=verdicts))
-            reason = f"ring {wave.ring} failed: {'; '.join(_sentence(verdict) for verdict in failed)}"
+            more = f"; {len(failed) - 1} gates more did not pass" if len(failed) > 1 else ""
+            reason = f"ring {wave.ring} failed: {_sentence(failed[0])}{more}"
             audit.append(reason)
             return put_back(plan, state, reason, now_ms)
         state = state.with_wave(wave)

@@ -13,6 +13,9 @@ from hybridge_cloud.rollout.observation import DeviceView, Observation
 from hybridge_edge.contract.report import Evidence, ModelReport
 from hybridge_edge.contract.states import PackageState
 
+MAX_REASON = 200
+"""Characters of a reason that somebody else gives."""
+
 
 class End(str, Enum):
     """PENDING: not yet. SILENT: it was reached and says nothing. OFFLINE: it was not reached and says nothing."""
@@ -52,10 +55,11 @@ def standing(view: DeviceView, asked: Asked, report_seconds: int, now_ms: int) -
     silence = f"said nothing for {silent_for_ms // 1000} s"
     said = _of(view, asked)
     if said is not None and said.state in (PackageState.REFUSED, PackageState.QUARANTINED):
-        reason = said.reason or "no reason given"
+        reason = said.reason[:MAX_REASON] or "no reason given"
         return Standing(view.thing, End.REFUSED, f"{said.version} is {said.state.value}: {reason}", said.evidence)
     if view.failed:
-        return Standing(view.thing, End.FAILED, f"Greengrass: {view.failed}", said.evidence if said else None)
+        why = f"Greengrass: {view.failed[:MAX_REASON]}"
+        return Standing(view.thing, End.FAILED, why, said.evidence if said else None)
     if said is not None:
         if is_silent:
             return Standing(view.thing, End.SILENT, f"was {said.state.value} and {silence}", said.evidence)
@@ -66,7 +70,7 @@ def standing(view: DeviceView, asked: Asked, report_seconds: int, now_ms: int) -
         return Standing(view.thing, End.PENDING, _where(view, asked))
     if view.online or view.taken or _heard(view, asked):
         return Standing(view.thing, End.SILENT, f"{_where(view, asked)}, and {silence}")
-    return Standing(view.thing, End.OFFLINE, f"offline: not reached, and {silence}")
+    return Standing(view.thing, End.OFFLINE, f"is offline: {_where(view, asked)}, and {silence}")
 
 
 def standings(
@@ -74,7 +78,8 @@ def standings(
 ) -> tuple[Standing, ...]:
     """Every device of a ring: those of the plan, whether the account shows them or not, and those that joined since."""
     views = {device.thing: device for device in observation.devices}
-    joined = (device.thing for device in observation.devices if device.ring == ring and device.thing not in planned)
+    named = set(planned)
+    joined = (device.thing for device in observation.devices if device.ring == ring and device.thing not in named)
     return tuple(
         standing(views.get(thing) or _unseen(thing, ring), asked, report_seconds, now_ms)
         for thing in (*planned, *joined)
@@ -108,4 +113,5 @@ def _where(view: DeviceView, asked: Asked) -> str:
     newest = max(view.reports, key=lambda report: report.epoch, default=None)
     if newest is not None and newest.epoch >= asked.epoch:
         return f"reports {newest.version} {newest.state.value} at epoch {newest.epoch} of {newest.rollout or 'nobody'}"
-    return "has taken the deployment and not reported it" if view.taken else "has not taken the deployment"
+    last = f" (last report: {newest.version} {newest.state.value})" if newest is not None else ""
+    return ("has taken the deployment and not reported it" if view.taken else "has not taken the deployment") + last
