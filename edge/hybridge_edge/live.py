@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import random
+from contextlib import suppress
 from dataclasses import dataclass
-from queue import Empty, Full, Queue
+from queue import Full, Queue
 from threading import Event, Lock, Thread
 
 from hybridge_edge.engine import Array, Arrays
@@ -25,7 +26,6 @@ IDLE_S = 0.02
 """How long a comparison waits for an idle moment before it enters like a request."""
 BUSY_S = 1.0
 """How long it then waits for its turn before it is dropped."""
-_POLL_S = 0.5
 _CLOSE_S = 5.0
 
 
@@ -50,7 +50,7 @@ class LiveComparison:
         self._gate = gate
         self._share = share
         self._random = rng or random.Random()  # noqa: S311  chooses samples, hides nothing
-        self._queue: Queue[_Answered] = Queue(MAX_WAITING)
+        self._queue: Queue[_Answered | None] = Queue(MAX_WAITING)
         self._lock = Lock()
         self._waiting_bytes = 0
         self._closing = Event()
@@ -64,6 +64,8 @@ class LiveComparison:
     def close(self) -> None:
         """Drop what waits, let the run under way end."""
         self._closing.set()
+        with suppress(Full):  # then the thread is busy, and looks at the flag next
+            self._queue.put_nowait(None)
         if self._thread.ident is not None:
             self._thread.join(_CLOSE_S)
 
@@ -86,10 +88,9 @@ class LiveComparison:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            try:
-                answered = self._queue.get(timeout=_POLL_S)
-            except Empty:
-                continue
+            answered = self._queue.get()
+            if answered is None:
+                return
             compared = False
             try:
                 compared = self._compare(answered)

@@ -37,19 +37,25 @@ from hybridge_edge.contract.manifest import (
     GoldenTensor,
     Lineage,
     Manifest,
+    Probe,
     Variant,
 )
+from hybridge_edge.contract.report import ModelReport
 from hybridge_edge.contract.states import Mode, PackageState
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.contract.trust_document import TrustDocument, TrustedKey
-from hybridge_edge.engine import load
+from hybridge_edge.engine import Engine, load
 from hybridge_edge.gate import Gate
+from hybridge_edge.package import Package
 from hybridge_edge.runtime import Endpoint
-from hybridge_edge.service import Service
+from hybridge_edge.service import Answer, Inference, Service
+from hybridge_edge.standing import standing
 from hybridge_edge.store import Store
 
 STEPS, CHANNELS = 8, 3
 MODEL = "watch"
+ORDER = (0, 1, 2)
+"""Of the scores; another one is a model whose outputs are shuffled."""
 READY_WITHIN_S = 30.0
 _SIGNERS: list[CryptoSigner] = []
 
@@ -72,9 +78,9 @@ def window(rows: int = 1, seed: int = 0) -> numpy.ndarray:
     return numpy.random.default_rng(seed).normal(size=(rows, STEPS, CHANNELS)).astype(numpy.float32)
 
 
-def scores(values: numpy.ndarray, factor: float) -> numpy.ndarray:
+def scores(values: numpy.ndarray, factor: float, order: tuple[int, ...] = ORDER) -> numpy.ndarray:
     """What a package of that factor must answer."""
-    return values.mean(axis=1) * numpy.float32(factor)
+    return (values.mean(axis=1) * numpy.float32(factor))[:, order]
 
 
 def _graph(nodes: list, inputs: list, outputs: list, constants: list) -> bytes:
@@ -91,11 +97,14 @@ def features_graph() -> bytes:
     return _graph([node], [raw], [mean], [])
 
 
-def model_graph(factor: float) -> bytes:
+def model_graph(factor: float, order: tuple[int, ...] = ORDER) -> bytes:
     mean = helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["batch", CHANNELS])
     out = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", CHANNELS])
     constant = numpy_helper.from_array(numpy.array(factor, numpy.float32), "factor")
-    return _graph([helper.make_node("Mul", ["mean", "factor"], ["scores"])], [mean], [out], [constant])
+    places = numpy_helper.from_array(numpy.array(order, numpy.int64), "places")
+    multiply = helper.make_node("Mul", ["mean", "factor"], ["multiplied"])
+    gather = helper.make_node("Gather", ["multiplied", "places"], ["scores"], axis=1)
+    return _graph([multiply, gather], [mean], [out], [constant, places])
 
 
 @dataclass
@@ -130,14 +139,19 @@ def build(
     golden_error: float = 0.0,
     graph: bytes | None = None,
     name: str = MODEL,
+    order: tuple[int, ...] = ORDER,
+    probes: int = 0,
     change: Callable[[Manifest], Manifest] = lambda manifest: manifest,
 ) -> Built:
-    """Write a signed package. ``golden_error`` makes its golden outputs wrong by that much."""
+    """Write a signed package. ``golden_error`` makes its golden outputs wrong by that; ``probes`` is their rows."""
     (folder / "golden").mkdir(parents=True)
     (folder / "features.onnx").write_bytes(features_graph())
-    (folder / "model.onnx").write_bytes(model_graph(factor) if graph is None else graph)
+    (folder / "model.onnx").write_bytes(model_graph(factor, order) if graph is None else graph)
     numpy.save(folder / "golden" / "window.npy", window(4, seed=7))
-    numpy.save(folder / "golden" / "scores.npy", scores(window(4, seed=7), factor) + numpy.float32(golden_error))
+    numpy.save(folder / "golden" / "scores.npy", scores(window(4, seed=7), factor, order) + numpy.float32(golden_error))
+    if probes:
+        (folder / "probes").mkdir()
+        numpy.save(folder / "probes" / "window.npy", window(probes, seed=11))
     files = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         content = path.read_bytes()
@@ -163,6 +177,7 @@ def build(
         labels=("left", "right", "still"),
         max_batch=8,
         confidence_output="scores",
+        probes=(Probe("window", "probes/window.npy"),) if probes else (),
     )
     manifest = change(manifest)
     (folder / "manifest.json").write_bytes(manifest.to_bytes())
@@ -197,6 +212,61 @@ def activate(store_folder: Path, built: Built) -> None:
     answer = activation.hand_over(built.handover(1))
     activation.close()
     assert answer.state is PackageState.ACTIVE, answer
+
+
+class Device:
+    """A store with what runs on it; ``restart`` begins again from the disk."""
+
+    def __init__(self, folder: Path, trust: TrustDocument) -> None:
+        self.folder, self.trust = folder, trust
+        self.changes = 0
+        self.loads = 0
+        self.live_share = 0.0
+        self.start()
+
+    def start(self) -> None:
+        self.store = Store(self.folder)
+        self.service = Service(Gate(2), lambda model, digest: self.activation.proven(model, digest), self.live_share)
+        self.activation = Activation(self.store, self.service, lambda: self.trust, self.load, self.count)
+        self.activation.restore()
+        self.service.live.start()
+
+    def load(self, package: Package) -> Engine:
+        self.loads += 1
+        return load(package, 1)
+
+    def count(self) -> None:
+        self.changes += 1
+
+    def stop(self) -> None:
+        self.service.live.close()
+        self.activation.close()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def ask(self, values: numpy.ndarray, version: str = "") -> Answer:
+        return self.service.infer(Inference(MODEL, version, "", {"window": values}), 5.0)
+
+    def serves(self, version: str = "") -> tuple[str, float]:
+        """The version that answers, and the factor its numbers show."""
+        answer = self.ask(window(), version)
+        (_, found), *_ = answer.outputs
+        return answer.version, round(float(found.sum() / window().mean(axis=1).sum()), 3)
+
+    def reports(self) -> dict[str, ModelReport]:
+        return {report.version: report for report in standing(self.store, self.service)}
+
+    def states(self) -> dict[str, PackageState]:
+        return {version: report.state for version, report in self.reports().items()}
+
+
+@pytest.fixture
+def device(tmp_path: Path, trust: TrustDocument) -> Iterator[Device]:
+    one = Device(tmp_path / "store", trust)
+    yield one
+    one.stop()
 
 
 @dataclass
