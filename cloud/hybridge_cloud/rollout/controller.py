@@ -20,7 +20,7 @@ from hybridge_cloud.rollout import look
 from hybridge_cloud.rollout import record as rollouts
 from hybridge_cloud.rollout.action import Action, Cancel, PutBack, WriteWave
 from hybridge_cloud.rollout.decide import Decision, decide, foreign
-from hybridge_cloud.rollout.lease import Clock, LeaseHeld, holder_name, wall_clock
+from hybridge_cloud.rollout.lease import WAIT_SECONDS, Clock, LeaseHeld, holder_name, wall_clock
 from hybridge_cloud.rollout.observation import Observation
 from hybridge_cloud.rollout.plan import Plan
 from hybridge_cloud.rollout.record import Record
@@ -49,6 +49,7 @@ class Controller:
 
     Args:
         observe: where it looks; the account by default.
+        lease_wait_seconds: for a ring that another command writes; after that, the next turn tries again.
         told: called after every turn.
     """
 
@@ -60,10 +61,12 @@ class Controller:
         *,
         observe: Observe = look.observe,
         clock: Clock = wall_clock,
+        lease_wait_seconds: float = WAIT_SECONDS,
         told: Callable[[Turn], None] = lambda turn: None,
     ) -> None:
         self._bucket, self._fleet, self._rollout = bucket, fleet, rollout
         self._observe, self._clock, self._told = observe, clock, told
+        self._lease_wait_seconds = lease_wait_seconds
         self._prefix = fleet_record.read(bucket, fleet).prefix
         self.holder = holder_name()
 
@@ -154,6 +157,7 @@ class Controller:
             self._prefix,
             self.holder,
             clock=self._clock,
+            wait_seconds=self._lease_wait_seconds,
             wanted=lambda: actions.is_wanted(self._read().state, action),
         )
 

@@ -74,6 +74,7 @@ def write(
     holder: str,
     *,
     clock: Clock = wall_clock,
+    wait_seconds: float = leases.WAIT_SECONDS,
     wanted: Callable[[], bool] = lambda: True,
 ) -> str:
     """Write the ring's latest deployment with one model changed, and return the id of the one that asks for it now.
@@ -85,13 +86,14 @@ def write(
     died before it could say so, or another rollout's revision kept our change.
 
     Args:
+        wait_seconds: for another holder of the ring's lease.
         wanted: asked under the lease, right before the call that changes the ring.
 
     Raises:
         LeaseHeld: another command writes this ring. ForeignRevision: somebody else wrote it since we did.
         Refused: the ring's list does not name the inference server.
     """
-    with leases.held(bucket, ring.group, holder, clock=clock) as lease:
+    with leases.held(bucket, ring.group, holder, clock=clock, wait_seconds=wait_seconds) as lease:
         latest = greengrass.latest_deployment(ring.arn)
         if latest is not None and not lease.record.wrote(latest):
             raise ForeignRevision(ring.group, latest.id, lease.record.deployment)
