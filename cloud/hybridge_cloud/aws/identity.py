@@ -83,9 +83,10 @@ def certificates_of(thing: str) -> tuple[str, ...]:
         return ()
 
 
-def attach(thing: str, certificate: str, policy: str) -> None:
-    """Give a certificate its policy, and the thing its certificate. Raises NotFound."""
-    session.call("iot", "attach_policy", policyName=policy, target=certificate)
+def attach(thing: str, certificate: str, policies: tuple[str, ...]) -> None:
+    """Give a certificate its policies, and the thing its certificate. Raises NotFound."""
+    for policy in policies:
+        session.call("iot", "attach_policy", policyName=policy, target=certificate)
     session.call("iot", "attach_thing_principal", thingName=thing, principal=certificate)
 
 

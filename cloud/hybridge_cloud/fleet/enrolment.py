@@ -4,17 +4,18 @@ The folder holds, besides the files of ``nucleus.places``:
 
     enrolment.json            what was made; its ``complete`` is false until everything is
     certificate.arn           the certificate's ARN in the account
-    iot-policy.json           what the certificate may do, as the account has it
+    iot-policies.json         what the certificate may do, as the account has it, by policy
     role-policy.json, role-trust.json   the IAM role behind the role alias, one for all devices of a bucket
 
 The private key is made here and never leaves the folder but for the device: AWS IoT signs a request. Each step looks
-first whether it is done, the certificate works only once it has its policy, and the ring comes last, so an enrolment
+first whether it is done, the certificate works only once it has its policies, and the ring comes last, so an enrolment
 that was interrupted is finished by the same command.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from hybridge_edge.contract.trust_document import TrustDocument
 
 FORMAT = 1
 ENROLMENT, CERTIFICATE_ARN = "enrolment.json", "certificate.arn"
-IOT_POLICY, ROLE_POLICY, ROLE_TRUST = "iot-policy.json", "role-policy.json", "role-trust.json"
+IOT_POLICIES, ROLE_POLICY, ROLE_TRUST = "iot-policies.json", "role-policy.json", "role-trust.json"
 DEFAULT_ROLE_ALIAS = "hybridge-core"
 MAX_COMMON_NAME = 64
 """Characters of a subject's common name (RFC 5280, ub-common-name)."""
@@ -83,11 +84,11 @@ def enrol(request: Request, bucket: str, folder: Path) -> Enrolled:
     record.read(Bucket(bucket), request.fleet)
     chosen = membership.choose(request.thing, request.fleet, request.ring)
     scope = policies.Scope.of(_ring_arn(chosen))
-    policy = policies.device_policy(request.thing, scope, request.endpoints.role_alias)
+    allowed = policies.device_policies(request.thing, scope, request.endpoints.role_alias)
     _check_folder(request, folder)
     _check_certificate(request.thing, folder)
     _begin(request, folder)
-    certificate = identify(request.thing, policies.policy_name(request.thing), policy, folder)
+    certificate = identify(request.thing, allowed, folder)
     endpoints = Endpoints(
         request.endpoints.region or scope.region,
         request.endpoints.data or identity.endpoint("iot:Data-ATS"),
@@ -100,7 +101,7 @@ def enrol(request: Request, bucket: str, folder: Path) -> Enrolled:
             request.nucleus, request.thing, endpoints, request.nucleus_version
         ),
         nucleus.RUNTIME: nucleus.runtime_folder(request.nucleus),
-        IOT_POLICY: _text(policy),
+        IOT_POLICIES: _text(allowed),
         ROLE_POLICY: _text(policies.role_policy(bucket, scope.partition)),
         ROLE_TRUST: _text(policies.role_trust()),
     }
@@ -116,18 +117,19 @@ def enrol(request: Request, bucket: str, folder: Path) -> Enrolled:
     return Enrolled(chosen, certificate, endpoints.role_alias, folder, places)
 
 
-def identify(thing: str, policy: str, document: policies.Document, folder: Path) -> str:
-    """Make a thing, its key and certificate in ``folder``, and its policy; return the certificate's ARN.
+def identify(thing: str, allowed: Mapping[str, policies.Document], folder: Path) -> str:
+    """Make a thing, its key and certificate in ``folder``, and its policies by name; return the certificate's ARN.
 
     Raises:
         Conflict: the thing has a certificate that is not the folder's, or the folder's was taken from it.
     """
     arn = _check_certificate(thing, folder)
     identity.create_thing(thing)
-    identity.put_policy(policy, document)
+    for name, document in allowed.items():
+        identity.put_policy(name, document)
     if not arn:
         arn = _certify(thing, folder)
-    identity.attach(thing, arn, policy)
+    identity.attach(thing, arn, tuple(allowed))
     identity.set_status(arn, "ACTIVE")
     return arn
 
@@ -146,7 +148,8 @@ def revoke(thing: str) -> tuple[str, ...]:
         identity.delete_certificate(arn)
     for group in iot.groups_of(thing):
         iot.remove_from_group(thing, group)
-    identity.delete_policy(policies.policy_name(thing))
+    for name in policies.policy_names(thing):
+        identity.delete_policy(name)
     identity.delete_thing(thing)
     return certificates
 

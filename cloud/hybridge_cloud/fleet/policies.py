@@ -1,6 +1,6 @@
-"""What a device may do in the account: the policy of its certificate, and the role it fetches credentials of.
+"""What a device may do in the account: the policies of its certificate, and the role it fetches credentials of.
 
-The certificate's policy names the thing itself. AWS IoT's thing policy variables (``iot:Connection.Thing.*``) are not
+The certificate's policies name the thing itself. AWS IoT's thing policy variables (``iot:Connection.Thing.*``) are not
 supported for Greengrass core devices, which open several connections as ``THING``, ``THING#2`` and so on and call
 Greengrass over HTTPS; a name with a ``*`` behind it, which AWS' own examples have, would let ``till`` act as ``till2``.
 A thing's name holds no ``#``, so ``THING#*`` is nobody else's.
@@ -52,18 +52,21 @@ class Scope:
         return f"arn:{self.partition}:iot:{self.region}:{self.account}:{resource}"
 
 
-def policy_name(thing: str) -> str:
-    """The name of a device's policy; a policy's name allows less than a thing's."""
-    if _POLICY_NAME.fullmatch(names.thing_name(thing)):
-        return f"hybridge-device-{thing}"
-    return f"hybridge-device+{hashlib.sha256(thing.encode()).hexdigest()[:32]}"
+def policy_names(thing: str) -> tuple[str, str]:
+    """The names of a device's two policies; a policy's name allows less than a thing's."""
+    short = names.thing_name(thing)
+    if _POLICY_NAME.fullmatch(short) is None:
+        short = f"+{hashlib.sha256(thing.encode()).hexdigest()[:32]}"  # no thing's name holds a plus
+    return f"hybridge-device-{short}", f"hybridge-topics-{short}"
 
 
-def device_policy(thing: str, scope: Scope, role_alias: str) -> Document:
-    """The IoT policy of one device's certificate: its own connections, jobs, shadow and topics, and nothing else.
+def device_policies(thing: str, scope: Scope, role_alias: str) -> dict[str, Document]:
+    """The IoT policies of one device's certificate, by name: its own connections, jobs, shadow and topics, no more.
+
+    Two of them, since one would be too long for a long name.
 
     Raises:
-        InvalidName: the thing's name is so long that AWS IoT would refuse the policy.
+        InvalidName: AWS IoT would refuse them for their length.
     """
     own = f"$aws/things/{names.thing_name(thing)}"
     both = [
@@ -73,26 +76,26 @@ def device_policy(thing: str, scope: Scope, role_alias: str) -> Document:
         f"hybridge/{thing}/*",
         f"sensors/{thing}/*",
     ]
-    document: Document = {
+    device: Document = {
         "Version": VERSION,
         "Statement": [
             _allow(["iot:Connect"], [scope.iot(f"client/{thing}"), scope.iot(f"client/{thing}#*")]),
-            _allow(
-                ["iot:Publish", "iot:Receive"],
-                [scope.iot(f"topic/{topic}") for topic in (*both, f"{own}/greengrassv2/health/json")],
-            ),
             _allow(["iot:Subscribe"], [scope.iot(f"topicfilter/{topic}") for topic in both]),
             _allow(list(GREENGRASS_CALLS), ["*"]),
             _allow(["iot:AssumeRoleWithCertificate"], [scope.iot(f"rolealias/{role_alias}")]),
         ],
     }
-    size = len(json.dumps(document, separators=(",", ":")))
-    if size > MAX_POLICY_CHARACTERS:
-        raise InvalidName(
-            f"The policy of the device {thing!r} has {size} characters; AWS IoT allows {MAX_POLICY_CHARACTERS}.",
-            "Give the device a shorter name: up to 64 characters fit.",
-        )
-    return document
+    exchanged = [scope.iot(f"topic/{topic}") for topic in (*both, f"{own}/greengrassv2/health/json")]
+    topics: Document = {"Version": VERSION, "Statement": [_allow(["iot:Publish", "iot:Receive"], exchanged)]}
+    documents = dict(zip(policy_names(thing), (device, topics), strict=True))
+    for document in documents.values():
+        size = len(json.dumps(document, separators=(",", ":")))
+        if size > MAX_POLICY_CHARACTERS:
+            raise InvalidName(
+                f"A policy of the device {thing!r} has {size} characters; AWS IoT allows {MAX_POLICY_CHARACTERS}.",
+                "Give the device, or the role alias, a shorter name.",
+            )
+    return documents
 
 
 def role_policy(bucket: str, partition: str) -> Document:

@@ -54,10 +54,10 @@ def enrol(
 
 
 def identify(ports: Ports, folder: Path, thing: str) -> None:
-    """Make a client that is in no fleet: thing, certificate, ``mqtt.json``; with a device's policy, or SENSORS'."""
-    device = policies.device_policy(thing, _SCOPE, enrolment.DEFAULT_ROLE_ALIAS)
+    """Make a client that is in no fleet: thing, certificate, ``mqtt.json``; with a device's policies, or SENSORS'."""
+    device = policies.device_policies(thing, _SCOPE, enrolment.DEFAULT_ROLE_ALIAS)
     _restore(folder)
-    enrolment.identify(thing, policies.policy_name(thing), _sensors() if thing == SENSORS else device, folder)
+    enrolment.identify(thing, {thing: _sensors()} if thing == SENSORS else device, folder)
     durable.write(folder / AUTHORITIES, account.certificate_authority(ports))
     _write_broker(ports, folder)
 
