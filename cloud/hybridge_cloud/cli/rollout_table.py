@@ -57,6 +57,8 @@ def lines(record: Record) -> Iterator[str]:
         yield f"not there: {item.thing}: {item.why}"
     if not state.is_over:
         yield NOTHING_MOVES.format(id=plan.id, fleet=plan.fleet)
+    elif state.exceptions:
+        yield f"As of the last look; look again: hybridge rollout watch {plan.id} --fleet {plan.fleet}"
 
 
 def why(record: Record, entries: tuple[Entry, ...]) -> Iterator[str]:

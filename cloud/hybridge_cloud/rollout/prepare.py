@@ -15,6 +15,7 @@ from hybridge_cloud.rollout import lease as leases
 from hybridge_cloud.rollout import record as rollouts
 from hybridge_cloud.rollout.plan import Limits, Plan, Wave
 from hybridge_edge.contract import names
+from hybridge_edge.contract.document import sha256
 from hybridge_edge.contract.errors import Conflict, Refused, UsageError
 from hybridge_edge.contract.expectations import Comparison
 from hybridge_edge.contract.manifest import MANIFEST_FILE, Manifest
@@ -65,7 +66,7 @@ def prepare(bucket: Bucket, fleet: str, target: Target, limits: Limits, now_ms: 
         digest=new.digest,
         previous_version=before.version if before else "",
         previous_digest=before.digest if before else "",
-        comparison=_comparison(bucket, target, before.digest) if before else None,
+        comparison=_comparison(bucket, target, new.digest, before.digest) if before else None,
         waves=tuple(waves),
         limits=limits,
         created_at_ms=now_ms,
@@ -102,9 +103,13 @@ def adopt(bucket: Bucket, plan: Plan, holder: str) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _comparison(bucket: Bucket, target: Target, against: str) -> Comparison | None:
+def _comparison(bucket: Bucket, target: Target, digest: str, against: str) -> Comparison | None:
     """What the package says of the version it would replace, or None where it was compared with others only."""
     data = bucket.get(names.package_key(target.name, target.version, MANIFEST_FILE))
+    if sha256(data) != digest:
+        raise Refused(
+            f"{target.name} {target.version} in S3 is not the package that was registered.", "Publish a higher version."
+        )
     return next((item for item in Manifest.from_bytes(data).comparisons if item.against == against), None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import threading
@@ -26,10 +27,21 @@ from hybridge_cloud.rollout.lease import wall_clock
 from hybridge_cloud.rollout.plan import Limits, Plan, Wave
 from hybridge_cloud.rollout.record import Record
 from hybridge_cloud.sandbox.lifecycle import RunningSandbox, running
+from hybridge_edge.contract import names
 from hybridge_edge.contract.document import sha256
 from hybridge_edge.contract.expectations import Comparison
+from hybridge_edge.contract.manifest import (
+    MANIFEST_FILE,
+    FileEntry,
+    Golden,
+    GoldenTensor,
+    Lineage,
+    Manifest,
+    Variant,
+)
 from hybridge_edge.contract.report import DeviceReport, Evidence, ModelReport
 from hybridge_edge.contract.states import PackageState
+from hybridge_edge.contract.tensors import TensorSpec
 
 SERVER = "hybridge.InferenceServer"
 MODELS = ("toy", "other")
@@ -39,8 +51,28 @@ BAD = "3.0.0"
 QUICK = Limits(bake_seconds=0, report_seconds=600, deadline_seconds=600, minimum_requests=50, minimum_probes=50)
 
 
+@functools.cache
+def manifest(model: str, version: str) -> Manifest:
+    """A package's manifest; the versions after the first were compared with it: 12 of 1,000 rows disagreed."""
+    files = ("features.onnx", "model.onnx", "golden/raw.npy", "golden/answer.npy")
+    tensor = (TensorSpec("x", "FP32", (-1, 3)),)
+    return Manifest(
+        name=model,
+        version=version,
+        files=tuple(FileEntry(file, sha256(file.encode()), 1) for file in files),
+        inputs=tensor,
+        features=tensor,
+        outputs=tensor,
+        variants=(Variant("cpu", files[0], files[1], ("CPUExecutionProvider",)),),
+        golden=Golden((GoldenTensor("input", "x", files[2]), GoldenTensor("output", "x", files[3])), 1e-5, 1e-5),
+        features_digest=sha256(model.encode()),
+        lineage=Lineage("test", sha256(b"data"), sha256(b"code"), "2026-11-23T00:00:00+00:00"),
+        comparisons=() if version == "1.0.0" else (Comparison(digest(model, "1.0.0"), 1000, 12),),
+    )
+
+
 def digest(model: str, version: str) -> str:
-    return sha256(f"{model} {version}".encode())
+    return manifest(model, version).digest
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +89,8 @@ def sandbox() -> Iterator[RunningSandbox]:
                     one = digest(model, version)
                     record = RegistryRecord(model, version, one, one, digest(model, "features"), "any", "now")
                     registry.add(Bucket(sandbox.bucket), record)
+                    key = names.package_key(model, version, MANIFEST_FILE)
+                    Bucket(sandbox.bucket).put(key, manifest(model, version).to_bytes())
             yield sandbox
         finally:
             os.environ.clear()
@@ -183,9 +217,11 @@ class Fleet:
         return Wanted(version, json.dumps(merge) if merge else "")
 
 
-@pytest.fixture
-def make_fleet(bucket: Bucket, sandbox: RunningSandbox) -> Callable[..., Fleet]:
+@pytest.fixture(scope="session")
+def make_fleets(sandbox: RunningSandbox) -> Callable[..., Fleet]:
     """Makes a fleet: ``make_fleet(0, 1, 1)`` has one device in ring 0 and two in ring 1."""
+
+    bucket = Bucket(sandbox.bucket)
 
     def make(*rings: int) -> Fleet:
         name = f"fleet-{uuid.uuid4().hex[:6]}"
@@ -204,6 +240,11 @@ def make_fleet(bucket: Bucket, sandbox: RunningSandbox) -> Callable[..., Fleet]:
         return fleet
 
     return make
+
+
+@pytest.fixture
+def make_fleet(make_fleets: Callable[..., Fleet]) -> Callable[..., Fleet]:
+    return make_fleets
 
 
 @pytest.fixture
