@@ -57,16 +57,17 @@ def answer_probes(
     until = time.monotonic() + seconds
     times: list[tuple[int, int]] = []
     disagreed = 0
-    for number, row in enumerate((rows[0], *rows)):
-        if stop() or time.monotonic() > until:
-            _LOG.warning("%d of %d probes were answered in time.", len(times), len(rows))
-            break
-        gate.wait_for_idle(IDLE_SECONDS)
-        pair = _pair(now, before, row, gate, new_first=number % 2 == 0)
-        if number > 0 and pair is not None:  # the first pair warms both up
-            times.append((_us(pair[0]), _us(pair[1])))
-            disagreed += disagreements(now.manifest.confidence_output, 1, pair[0].outputs, pair[1].outputs)
-        time.sleep(PAUSE_SECONDS)
+    with now.trial:  # one mark for all of them: making one before each run would slow that run down
+        for number, row in enumerate((rows[0], *rows)):
+            if stop() or time.monotonic() > until:
+                _LOG.warning("%d of %d probes were answered in time.", len(times), len(rows))
+                break
+            gate.wait_for_idle(IDLE_SECONDS)
+            pair = _pair(now, before, row, gate, new_first=number % 2 == 0)
+            if number > 0 and pair is not None:  # the first pair warms both up
+                times.append((_us(pair[0]), _us(pair[1])))
+                disagreed += disagreements(now.manifest.confidence_output, 1, pair[0].outputs, pair[1].outputs)
+            time.sleep(PAUSE_SECONDS)
     if not times:
         return Paired()
     return Paired(
