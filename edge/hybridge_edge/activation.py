@@ -15,6 +15,7 @@ One thread does all of it, so that hand-overs never overlap.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -149,6 +150,8 @@ class Activation:
                 return self._switch_back(replace(record, wanted=wanted), handover, standby)
             if record.wanted is None or handover.epoch > record.wanted.epoch:
                 record = self._store.want(record, wanted)
+                if resident is not None:
+                    resident.heard = time.monotonic()
             if decision.action is Action.ALREADY:
                 if handover.mode is Mode.RETIRE:
                     return self._answer(handover, PackageState.RETIRED, UNKNOWN_VERSION)

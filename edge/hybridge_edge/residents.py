@@ -29,6 +29,7 @@ class Resident:
         trial: marks its runs until it is trusted. tally: counts since it answers.
         against: digest of the version it took over from, "" for none. paired: what the probes said of the two.
         put_back: it answers again after another version did. since: when it began to answer, monotonic seconds.
+        heard: when a hand-over last asked for it anew, monotonic seconds.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Resident:
         self.against = against
         self.put_back = put_back
         self.paired = paired or Paired()
-        self.since = time.monotonic()
+        self.since = self.heard = time.monotonic()
 
     @property
     def trusted(self) -> bool:

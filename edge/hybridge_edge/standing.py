@@ -12,7 +12,7 @@ from hybridge_edge.service import Service
 from hybridge_edge.store import Store
 
 EVALUATION_SECONDS = 6 * 3600.0
-"""How long after a switch a rollout is taken to be judging it; longer than a wave's deadline."""
+"""How long after a hand-over its rollout is taken to be judging it; longer than a wave's deadline."""
 
 
 def standing(store: Store, service: Service) -> tuple[ModelReport, ...]:
@@ -73,7 +73,7 @@ def under_evaluation(store: Store, service: Service) -> bool:
         resident, wanted = service.residents.active(record.model), record.wanted
         if resident is None or wanted is None or resident.digest != wanted.digest or not wanted.judged:
             continue
-        if not resident.put_back and time.monotonic() - resident.since < EVALUATION_SECONDS:
+        if not resident.put_back and time.monotonic() - resident.heard < EVALUATION_SECONDS:
             return True
     return False
 

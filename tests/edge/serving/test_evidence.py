@@ -22,7 +22,7 @@ from hybridge_edge.ledger import NO_ROLLOUT
 from hybridge_edge.live import MAX_WAITING, LiveComparison
 from hybridge_edge.probes import answer_probes
 from hybridge_edge.residents import Resident
-from hybridge_edge.standing import under_evaluation
+from hybridge_edge.standing import EVALUATION_SECONDS, under_evaluation
 
 ROWS = 40
 SHUFFLED = (1, 2, 0)
@@ -256,6 +256,17 @@ def test_a_hand_over_of_no_rollout_is_not_judged(device: Any, packages: Callable
     device.activation.resume()
     device.activation.hand_over(two.handover(epoch))  # waits behind what resume began
     assert device.service.residents.standby("watch") is None
+
+
+def test_a_rollout_judges_for_hours_after_its_last_hand_over(device: Any, packages: Callable) -> None:
+    built = packages()
+    device.activation.hand_over(built.handover(1))
+    resident = device.service.residents.active("watch")
+    assert under_evaluation(device.store, device.service)
+    resident.heard -= EVALUATION_SECONDS
+    assert not under_evaluation(device.store, device.service)
+    device.activation.hand_over(built.handover(2))
+    assert under_evaluation(device.store, device.service)
 
 
 def test_only_two_versions_are_ever_loaded_and_retiring_frees_both(device: Any, packages: Callable) -> None:
