@@ -6,6 +6,7 @@ this cannot see is a label that is wrong for a whole neighbourhood; the frozen s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ MAX_AUDITED = 2000
 """Samples that are compared with each other; of more, this many are drawn."""
 MINIMUM_AUDITED = 50
 """Of fewer samples nothing can be said, and nothing is."""
+SIGNIFICANCE = 0.05
 _SEED = 0
 
 
@@ -33,6 +35,26 @@ class Audit:
     @property
     def share(self) -> float:
         return self.suspects / self.audited if self.audited else 0.0
+
+    def shows_more_than(self, share: float) -> bool:
+        """Whether so many suspects would be rare (exact binomial, one-sided, SIGNIFICANCE) if ``share`` were the truth.
+
+        A count just above the limit is no evidence: of 215 samples with true labels, 3 to 11 were suspect.
+        """
+        if not 0.0 < share < 1.0 or not self.suspects:
+            return share <= 0.0 < self.suspects
+        whole = math.lgamma(self.audited + 1)
+        below = sum(
+            math.exp(
+                whole
+                - math.lgamma(count + 1)
+                - math.lgamma(self.audited - count + 1)
+                + count * math.log(share)
+                + (self.audited - count) * math.log1p(-share)
+            )
+            for count in range(self.suspects)
+        )
+        return 1.0 - below < SIGNIFICANCE
 
 
 def audit(features: dict[str, NDArray[np.float32]], labels: NDArray[np.int64]) -> Audit:

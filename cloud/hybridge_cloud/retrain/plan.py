@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 DEFAULT_SUSPECT_SHARE = 0.05
-"""More labels than this that contradict their neighbours, and a dataset is refused."""
+"""A dataset is refused that shows more labels than this to contradict their neighbours."""
 _KEY = re.compile(r"plans/([0-9a-f]{64})\.json")
 
 

@@ -92,7 +92,7 @@ class Stages:
     def _objection(self, material: Material, found: Audit) -> str:
         if material.counts.kept < MINIMUM_KEPT_SAMPLES or len(material.counts.by_label) < MINIMUM_CLASSES:
             return f"{material.counts.kept} samples in {len(material.counts.by_label)} classes are too few."
-        if found.share > self._plan.suspect_share:
+        if found.shows_more_than(self._plan.suspect_share):
             return (
                 f"{found.suspects} of {found.audited} labels contradict their neighbours ({found.share:.1%}); "
                 f"{self._plan.suspect_share:.1%} are allowed."

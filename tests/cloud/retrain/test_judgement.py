@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hybridge_cloud.retrain.audit import audit
+from hybridge_cloud.retrain.audit import Audit, audit
 from hybridge_cloud.retrain.compare import Comparison, compare, mcnemar
 from hybridge_edge.contract.document import Reader
 from hybridge_edge.contract.errors import Refused
@@ -84,6 +84,23 @@ def test_flipped_labels_stand_out_and_clean_ones_do_not(rows: int) -> None:
     chosen = np.random.default_rng(8).random(rows) < 0.10
     flipped[chosen] = (flipped[chosen] + 1) % 4
     assert 0.06 < audit(features, flipped).share < 0.12
+
+
+@pytest.mark.parametrize(
+    ("suspects", "audited", "share", "shown"),
+    [
+        (11, 215, 0.05, False),
+        (14, 215, 0.05, False),
+        (18, 215, 0.05, True),
+        (110, 1302, 0.05, True),
+        (0, 215, 0.05, False),
+        (1, 215, 0.0, True),
+        (0, 215, 0.0, False),
+        (215, 215, 1.0, False),
+    ],
+)
+def test_a_count_just_above_the_limit_is_no_evidence(suspects: int, audited: int, share: float, shown: bool) -> None:
+    assert Audit(audited, suspects).shows_more_than(share) is shown
 
 
 def test_a_handful_of_samples_is_not_audited() -> None:
