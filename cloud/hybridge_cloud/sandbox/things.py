@@ -36,9 +36,9 @@ def ensure_fleet(fleet: str) -> bool:
 
 
 def enrol(
-    ports: Ports, folder: Path, thing: str, fleet: str, ring: int, mode: str, trust: TrustDocument | None
-) -> None:
-    """Enrol a device of the sandbox into its own folder, and write ``mqtt.json``."""
+    ports: Ports, folder: Path, thing: str, fleet: str, ring: int | None, mode: str, trust: TrustDocument | None
+) -> int:
+    """Enrol a device of the sandbox into its own folder, and write ``mqtt.json``. Returns its ring."""
     request = enrolment.Request(
         thing,
         fleet,
@@ -49,8 +49,9 @@ def enrol(
         account.certificate_authority(ports),
     )
     _restore(folder)
-    enrolment.enrol(request, bucket_name(), folder)
+    done = enrolment.enrol(request, bucket_name(), folder)
     _write_broker(ports, folder)
+    return done.membership.ring
 
 
 def identify(ports: Ports, folder: Path, thing: str) -> None:
