@@ -49,7 +49,7 @@ class Weather:
     """
 
     requests: float = 2.0
-    spread: float = 0.5
+    spread: float = 0.25
     take_seconds: float = 60.0
     report_seconds: float = 30.0
     lost: float = 0.0

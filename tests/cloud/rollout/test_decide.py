@@ -227,15 +227,29 @@ def test_a_revision_written_late_by_a_sleeper_is_put_back_once_more(plan: Plan, 
     for action in wanted(plan, state):
         state = recorded(state, action, f"d-back-{action.ring}", T0)
     late = replace(FORWARD, deployment="d-late")
-    assert recorded(state, WriteWave(1, "2.0.0", 10), "d-late", T0) == state
+    unknown = state.with_wave(replace(state.waves[1], deployment=""))
+    assert recorded(unknown, WriteWave(1, "2.0.0", 10), "d-late", T0) == unknown
     decision = decide(plan, state, _seen([], replace(BACK, deployment="d-back-0"), late), T0 + 1)
     assert decision.actions == (PutBack(1, "1.0.0", 11),)
 
 
+def test_the_rollouts_own_revision_shown_late_is_not_put_back_again(plan: Plan, second: State) -> None:
+    state = commands.abort(plan, second, T0)
+    for action in wanted(plan, state):
+        state = recorded(state, action, f"d-back-{action.ring}", T0)
+    decision = decide(plan, state, _seen([], FORWARD, replace(FORWARD, deployment="d-new-1")), T0 + 1)
+    assert (decision.state.status, decision.actions) == (Status.PUTTING_BACK, ())
+
+
 @pytest.mark.parametrize(
     "revision",
-    [Revision("d-9", "9.0.0", "fleet-9", 9), Revision("d-9", "2.0.0", "", 0, ours=False), Revision("d-9", "", "", 0)],
-    ids=["another version", "by hand", "taken out"],
+    [
+        Revision("d-9", "9.0.0", "fleet-9", 9),
+        Revision("d-9", "2.0.0", "", 0, ours=False),
+        Revision("d-9", "", "", 0),
+        Revision("d-9", "2.0.0", "fleet-10", 10, ours=False),
+    ],
+    ids=["another version", "by hand", "taken out", "by hand around ours"],
 )
 def test_a_foreign_revision_stops_the_rollout_and_touches_nothing(
     plan: Plan, running: State, revision: Revision
