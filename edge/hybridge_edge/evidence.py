@@ -13,6 +13,7 @@ import numpy
 from hybridge_edge.contract.manifest import Manifest
 from hybridge_edge.contract.report import Evidence
 from hybridge_edge.contract.sketch import Sketch
+from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.engine import Arrays
 
 
@@ -81,13 +82,19 @@ class Tally:
 
 
 def comparable(now: Manifest, before: Manifest) -> bool:
-    """Whether two versions' answers can be compared at all: same raw inputs, same shape of the confidence output."""
-    return bool(now.confidence_output) and now.inputs == before.inputs and _shape(now) == _shape(before)
+    """Whether two versions' answers can be compared row by row: same raw inputs, same shape of the confidence output.
+
+    A confidence output without a batch axis, of a model with batches, says nothing of a row.
+    """
+    output, other = _confidence(now), _confidence(before)
+    if output is None or other is None or now.inputs != before.inputs:
+        return False
+    by_row = output.shape[0] == -1 or all(spec.shape[0] != -1 for spec in now.inputs)
+    return by_row and (output.name, output.shape) == (other.name, other.shape)
 
 
-def _shape(manifest: Manifest) -> tuple[str, tuple[int, ...]]:
-    output = next((spec for spec in manifest.outputs if spec.name == manifest.confidence_output), None)
-    return (manifest.confidence_output, output.item_shape if output is not None else ())
+def _confidence(manifest: Manifest) -> TensorSpec | None:
+    return next((spec for spec in manifest.outputs if spec.name == manifest.confidence_output), None)
 
 
 def disagreements(output: str, rows: int, now: Arrays, before: Arrays) -> int:

@@ -17,6 +17,7 @@ from hybridge_edge.contract.states import Mode, PackageState
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.engine import Arrays, Engine, EngineResult, load
+from hybridge_edge.evidence import comparable
 from hybridge_edge.gate import Gate
 from hybridge_edge.ledger import NO_ROLLOUT
 from hybridge_edge.live import MAX_WAITING, LiveComparison
@@ -71,6 +72,17 @@ def test_without_probes_or_with_other_inputs_nothing_is_compared_and_nothing_is_
     answer = device.activation.hand_over(packages("1.2.0", 2.0, probes=ROWS, change=other_unit).handover(3))
     assert answer.state is PackageState.ACTIVE
     assert evidence(device, "1.2.0").probes == 0
+
+
+def test_only_answers_that_speak_of_rows_are_compared(packages: Callable) -> None:
+    manifest = packages().manifest
+    assert comparable(manifest, manifest)
+    for outputs in ((TensorSpec("scores", "FP32", (3,)),), (TensorSpec("scores", "FP32", (-1, 4)),)):
+        other = replace(manifest, outputs=outputs)
+        assert not comparable(manifest, other)
+    batchless = replace(manifest, outputs=(TensorSpec("scores", "FP32", (3,)),))
+    assert not comparable(batchless, batchless)
+    assert not comparable(replace(manifest, confidence_output=""), replace(manifest, confidence_output=""))
 
 
 def test_probes_that_do_not_fit_are_the_packages_fault(device: Any, packages: Callable, kit: ModuleType) -> None:
