@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -352,42 +351,6 @@ def test_a_rollback_needs_a_higher_epoch_and_reaches_every_ring(plan: Plan, seco
     state = commands.rollback(plan, done, 20, T0)
     assert wanted(plan, state) == (PutBack(0, "1.0.0", 20), PutBack(1, "1.0.0", 20))
     assert commands.rollback(plan, state, 21, T0) == state
-
-
-_COMMANDS: dict[str, Callable[[Plan, State], State]] = {
-    "start": lambda plan, state: commands.start(state, 10, 11, T0),
-    "pause": lambda plan, state: commands.pause(state, T0),
-    "resume": lambda plan, state: commands.resume(state, T0),
-    "advance": lambda plan, state: commands.advance(state, T0),
-    "approve": lambda plan, state: commands.approve(plan, state, None, T0),
-    "abort": lambda plan, state: commands.abort(plan, state, T0),
-    "rollback": lambda plan, state: commands.rollback(plan, state, 99, T0),
-}
-_ALLOWED = {
-    Status.PLANNED: {"start", "abort"},
-    Status.RUNNING: {"pause", "resume", "advance", "abort"},
-    Status.PAUSED: {"pause", "resume", "advance", "abort"},
-    Status.WAITING: {"pause", "resume", "advance", "abort"},
-    Status.PUTTING_BACK: {"abort", "rollback"},
-    Status.SUCCEEDED: {"rollback"},
-    Status.PUT_BACK: {"abort", "rollback"},
-    Status.STOPPED: {"abort"},
-}
-
-
-@pytest.mark.parametrize("status", list(Status))
-@pytest.mark.parametrize("name", list(_COMMANDS))
-def test_a_command_refuses_with_a_sentence_where_it_makes_no_sense(
-    plan: Plan, running: State, status: Status, name: str
-) -> None:
-    state = planned(plan) if status is Status.PLANNED else replace(running, status=status)
-    if name in _ALLOWED[status]:
-        assert _COMMANDS[name](plan, state)
-        return
-    with pytest.raises(Refused) as refusal:
-        _COMMANDS[name](plan, state)
-    assert refusal.value.message.endswith(".")
-    assert refusal.value.remedy
 
 
 def test_an_abort_before_any_ring_was_reached_only_stops(plan: Plan) -> None:
