@@ -20,6 +20,8 @@ from hybridge_cloud.fleet import membership
 from hybridge_cloud.fleet import record as fleet_record
 from hybridge_cloud.fleet.membership import Ring
 from hybridge_cloud.fleet.record import FleetModel
+from hybridge_cloud.rollout import lease as leases
+from hybridge_cloud.rollout import record as rollouts
 from hybridge_edge.contract import names
 from hybridge_edge.contract.errors import InvalidDocument, Refused, UsageError
 from hybridge_edge.contract.states import Mode
@@ -97,7 +99,8 @@ def deploy(
     """Write the next deployment of every ring that holds a device or had a deployment before.
 
     Raises:
-        Refused: no such fleet, no devices, a version that is not published, a model without a server beside it.
+        Refused: no such fleet, no devices, a version that is not published, a model without a server beside it, or one
+            that a rollout holds. LeaseHeld: a rollout is writing one of the rings.
         UsageError: a component named twice, or a setting of a component that no ring has.
     """
     record = fleet_record.read(bucket, fleet)
@@ -106,7 +109,9 @@ def deploy(
     digests = {target.name: registry.get(bucket, target.name, target.version).digest
                for target in targets if target.is_model}  # fmt: skip
     for target in targets:
-        _check_published(target, record.prefix)
+        if target.is_model:
+            rollouts.refuse_if_held(bucket, fleet, target.name)
+        check_published(target, record.prefix)
     latest = {ring: greengrass.latest_deployment(ring.arn) for ring in membership.rings(fleet)}
     chosen = {ring: found.components if found else {} for ring, found in latest.items() if ring.devices or found}
     if not any(ring.devices for ring in chosen):
@@ -119,10 +124,15 @@ def deploy(
         revised(before, targets, settings, record.prefix, "", 0, mode)
     epoch = fleet_record.next_epoch(bucket, fleet)
     rollout = f"{fleet}-{epoch}"
-    written = []
-    for ring, before in chosen.items():
-        after = revised(before, targets, settings, record.prefix, rollout, epoch, mode)
-        written.append(RingDeployment(ring, greengrass.create_deployment(ring.arn, rollout, after)))
+    written, holder = [], leases.holder_name()
+    for ring in chosen:
+        with leases.held(bucket, ring.group, holder) as lease:
+            found = greengrass.latest_deployment(ring.arn)
+            after = revised(found.components if found else {}, targets, settings, record.prefix, rollout, epoch, mode)
+            lease.intend(rollout, found.id if found else "")
+            created = greengrass.create_deployment(ring.arn, rollout, after)
+            lease.accept(created)
+            written.append(RingDeployment(ring, created))
     models = tuple(FleetModel(target.name, target.version, digests[target.name], rollout, epoch)
                    for target in targets if target.is_model)  # fmt: skip
     for model in models:
@@ -168,7 +178,8 @@ def revised(
     return after
 
 
-def _check_published(target: Target, prefix: str) -> None:
+def check_published(target: Target, prefix: str) -> None:
+    """Raise Refused where a version cannot be deployed."""
     name = target.component(prefix)
     found = greengrass.find_component(name, target.version)
     if found is None or found.state != "DEPLOYABLE":

@@ -110,14 +110,34 @@ def reported(thing: str) -> DeviceReport | None:
     Raises:
         InvalidDocument: what lies there is no report.
     """
+    found = heard(thing)
+    return None if found is None else found.report
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A device's last report, and when it came, by the account's clock: Unix time in milliseconds, 0 where unknown."""
+
+    report: DeviceReport
+    at_ms: int
+
+
+def heard(thing: str) -> Heard | None:
+    """As ``reported``, with the time: a shadow keeps, in whole seconds, when each of its fields was written."""
     document = iot.named_shadow(thing)
     if document is None:
         return None
     try:
-        state = json.loads(document)["state"]["reported"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        found = json.loads(document)
+        state = found["state"]["reported"]
+        written = found.get("metadata", {}).get("reported", {}).get("sequence", {})
+        at_ms = int(written.get("timestamp", 0)) * 1000
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InvalidDocument(f"The shadow of {thing!r} holds no report.", "Look at the server's log there.") from None
-    return DeviceReport.from_bytes(canonical(state))
+    report = DeviceReport.from_bytes(canonical(state))
+    if report.thing != thing:
+        raise InvalidDocument(f"The shadow of {thing!r} holds a report of {report.thing!r}.", "Look at its policies.")
+    return Heard(report, at_ms)
 
 
 def _judge(model: FleetModel, report: DeviceReport | None) -> tuple[End, str]:

@@ -4,21 +4,25 @@
     install  every byte copied and checked            nothing has changed
     load     sessions made, signatures compared       a mark names the digest: dying here counts against it
     golden   known inputs give known outputs
+    probes   the new and the old model answer the package's probes, in turns
     persist  the ledger's switch                      a restart serves the new model
-    switch   the pointer in memory                    requests meet the new model
+    switch   the pointer in memory                    requests meet the new model; the old one stays loaded
 
+Back to the version before is a pointer switch: nothing is read, loaded or examined, one write to the disk.
 One thread does all of it, so that hand-overs never overlap.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Event
 
 from hybridge_edge import failpoint
 from hybridge_edge.contract.errors import (
@@ -36,10 +40,13 @@ from hybridge_edge.contract.states import Mode, PackageState
 from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.decision import Action, Decision, decide
 from hybridge_edge.engine import Engine
+from hybridge_edge.evidence import Paired
 from hybridge_edge.golden import check_golden
 from hybridge_edge.ledger import UNKNOWN_VERSION, Installed, ModelRecord, Verdict, Wanted
 from hybridge_edge.package import Package, read_small
-from hybridge_edge.service import Resident, Service
+from hybridge_edge.probes import answer_probes
+from hybridge_edge.residents import Resident
+from hybridge_edge.service import Service
 from hybridge_edge.store import Store
 from hybridge_edge.trust import open_package
 
@@ -68,15 +75,18 @@ class Activation:
         changed: Callable[[], None],
     ) -> None:
         self._store = store
-        self._service = service
+        self._gate = service.gate
         self._trust = trust
         self._load = load
         self._changed = changed
+        self._residents = service.residents
+        self._closing = Event()
         self._pending = BoundedSemaphore(MAX_PENDING)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="activate")
 
     def close(self) -> None:
         """Let the step that runs end; drop what waits."""
+        self._closing.set()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def restore(self) -> None:
@@ -88,13 +98,15 @@ class Activation:
                     break
 
     def resume(self) -> None:
-        """After listening: finish activations that a crash cut off, where their package is in the store."""
+        """After listening: finish activations that a crash cut off, where their package is in the store, and load
+        again the version before one that a rollout judges."""
         for record in self._store.records().values():
             wanted = record.wanted
+            self._thread.submit(self._compare_again, record.model)
             if wanted is None or wanted.mode is not Mode.ACTIVATE:
                 continue
             seen = record.quarantine_of(wanted.digest) or record.refusal_of(wanted.digest)
-            resident = self._service.resident(record.model)
+            resident = self._residents.active(record.model)
             if seen or (resident and resident.digest == wanted.digest) or not self._store.holds(wanted.digest):
                 continue
             self._submit(
@@ -143,15 +155,21 @@ class Activation:
 
     def _obey(self, handover: Handover) -> HandoverAnswer:
         record = self._store.record(handover.model)
-        resident = self._service.resident(handover.model)
+        resident = self._residents.active(handover.model)
         decision = decide(record, handover, resident is not None and resident.digest == handover.digest)
         _LOG.info("hand-over of %s %s: %s", handover.model, handover.digest[:19], decision.action.value)
         if decision.action in (Action.SUPERSEDED, Action.QUARANTINED):
             return self._decline(record, handover, decision)
         wanted = Wanted.of(handover)
         try:
+            standby = self._residents.standby(handover.model)
+            loaded = standby is not None and standby.digest == handover.digest and self._store.holds(handover.digest)
+            if standby is not None and loaded and decision.action is Action.ACTIVATE:
+                return self._switch_back(replace(record, wanted=wanted), handover, standby)
             if record.wanted is None or handover.epoch > record.wanted.epoch:
                 record = self._store.want(record, wanted)
+                if resident is not None:
+                    resident.heard = time.monotonic()
             if decision.action is Action.ALREADY:
                 if handover.mode is Mode.RETIRE:
                     return self._answer(handover, PackageState.RETIRED, UNKNOWN_VERSION)
@@ -170,7 +188,7 @@ class Activation:
     def _act(self, record: ModelRecord, handover: Handover, decision: Decision) -> HandoverAnswer:
         if decision.action is Action.RETIRE:
             self._store.retire(record)
-            self._service.unload(handover.model)
+            self._residents.unload(handover.model)
             self._store.collect_garbage()
             return self._answer(handover, PackageState.RETIRED, UNKNOWN_VERSION)
         package = self._installed(handover)
@@ -178,18 +196,60 @@ class Activation:
         failpoint.reach("activation.installed")
         if decision.action is Action.STAGE:
             return self._answer(handover, PackageState.STAGED, version)
+        installed = Installed(package.digest, version)
+        back = record.previous == installed
         fresh = self._proven_resident(package, trusted=False, at="activation.loading")
-        failpoint.reach("activation.proven")
         try:
-            self._store.activate(record, Installed(package.digest, version))
+            paired = Paired() if back else self._probed(package, fresh)
+            failpoint.reach("activation.proven")
+            self._store.activate(record, installed)
         except BaseException:
             fresh.engine.close()
             raise
         failpoint.reach("activation.persisted")
-        self._service.switch(fresh)
+        self._residents.switch(fresh, back=back, paired=paired)
         failpoint.reach("activation.switched")
         self._store.collect_garbage()
         return self._answer(handover, PackageState.ACTIVE, version)
+
+    def _switch_back(self, record: ModelRecord, handover: Handover, standby: Resident) -> HandoverAnswer:
+        """The version before, which is loaded still, answers again: one write, one pointer."""
+        version = standby.manifest.version
+        self._store.activate(record, Installed(standby.digest, version), trusted=standby.trusted)
+        failpoint.reach("activation.persisted")
+        self._residents.switch(standby, back=True)
+        failpoint.reach("activation.switched")
+        self._store.collect_garbage()
+        return self._answer(handover, PackageState.ACTIVE, version)
+
+    def _probed(self, package: Package, fresh: Resident) -> Paired:
+        """The probes' answers of the new version and of the one that answers now."""
+        before = self._residents.active(fresh.manifest.name)
+        if before is None or before.digest == fresh.digest:
+            return Paired()
+        return answer_probes(package, fresh, before, self._gate, self._closing.is_set)
+
+    def _compare_again(self, model: str) -> None:
+        """After a restart: what a rollout's device measured went with the memory, so measure it again."""
+        record, resident = self._store.record(model), self._residents.active(model)
+        previous, wanted = record.previous, record.wanted
+        if resident is None or previous is None or wanted is None or not wanted.judged:
+            return
+        if resident.digest != wanted.digest or self._residents.standby(model) is not None:
+            return
+        try:
+            trust = self._trust()
+            before = self._proven_resident(self._store.open(previous.digest, trust), trusted=True, at="compare.loading")
+            try:
+                package = self._store.open(resident.digest, trust)
+                paired = answer_probes(package, resident, before, self._gate, self._closing.is_set)
+            except BaseException:
+                before.engine.close()
+                raise
+            self._residents.stand_by(before, paired)
+        except Exception as error:  # the thread goes on; a rollout that lacks evidence holds
+            _LOG.error("%s %s cannot be compared with again: %s", model, previous.version, error)
+        self._changed()
 
     def _installed(self, handover: Handover) -> Package:
         """The package asked for, out of the store, installed from the hand-over's folder where it is not there."""
@@ -227,12 +287,13 @@ class Activation:
         record = self._store.record(model)
         if record.active is None or record.previous is None:
             raise Refused(f"{model} has no previous package to put back.", "Deploy another version.")
-        fresh = self._proven_resident(
-            self._store.open(record.previous.digest, self._trust()), trusted=True, at="rollback.loading"
-        )
         bad, good = record.active, record.previous
+        standby = self._residents.standby(model)
+        if standby is None or standby.digest != good.digest:
+            package = self._store.open(good.digest, self._trust())
+            standby = self._proven_resident(package, trusted=True, at="rollback.loading")
         self._store.quarantine(record, Verdict(bad.digest, bad.version, reason, record.epoch))
-        self._service.switch(fresh)
+        self._residents.switch(standby, back=True)
         self._changed()
         return HandoverAnswer(PackageState.ACTIVE, model, good.version, good.digest, record.epoch, reason, True)
 
@@ -263,7 +324,7 @@ class Activation:
         except HybridgeError as error:
             _LOG.error("%s %s cannot be restored: %s", record.model, installed.version, error)
             return False
-        self._service.switch(fresh)
+        self._residents.switch(fresh)
         if trusted:
             self._store.trust(record.model, installed.digest)  # it loaded: earlier deaths are forgiven
         return True

@@ -48,7 +48,10 @@ _ERRORS: dict[object, type[HybridgeError]] = {
 
 @dataclass(frozen=True, slots=True)
 class InferenceAnswer:
-    """Outputs by name, batch first; who answered; times in microseconds as the server measured them."""
+    """Outputs by name, batch first; who answered; times in microseconds as the server measured them.
+
+    ``guard`` says what a guard of the package finds strange in the answer, "" where none does.
+    """
 
     outputs: dict[str, Array]
     model: str
@@ -60,6 +63,7 @@ class InferenceAnswer:
     features_us: int
     infer_us: int
     total_us: int
+    guard: str = ""
 
 
 def endpoint() -> str:
@@ -131,6 +135,7 @@ class Client:
             features_us=parameters["features_us"].int64_param,
             infer_us=parameters["infer_us"].int64_param,
             total_us=parameters["total_us"].int64_param,
+            guard=parameters["guard"].string_param if "guard" in parameters else "",
         )
 
     def _call(self, method: Any, request: Any, timeout_s: float) -> Any:

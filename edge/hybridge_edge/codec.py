@@ -2,7 +2,7 @@
 
 Parameters of ours, all optional. In a request: ``hybridge_capture`` (bool, default true), whether the sample may be
 kept. In a response: ``sample_id``, ``provider``, ``package_digest`` (strings), ``queue_us``, ``features_us``,
-``infer_us``, ``total_us`` (int64, microseconds).
+``infer_us``, ``total_us`` (int64, microseconds), and ``guard`` (string) where a guard of the package flags the answer.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ def encode(answer: Answer, raw: bool) -> messages.ModelInferResponse:
     parameters["features_us"].int64_param = answer.features_us
     parameters["infer_us"].int64_param = answer.infer_us
     parameters["total_us"].int64_param = answer.total_us
+    if answer.guard:
+        parameters["guard"].string_param = answer.guard
     raw = raw or any(spec.datatype not in _CONTENTS for spec, _ in answer.outputs)
     for spec, array in answer.outputs:
         tensor = response.outputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)

@@ -11,6 +11,7 @@ from hybridge_edge.contract.errors import Overloaded
 
 MAX_WAITING = 64
 MAX_WAIT_S = 5.0
+IDLE_POLL_S = 0.002
 _LATER = "Send fewer at once, or try again later."
 
 
@@ -19,7 +20,7 @@ class Gate:
 
     def __init__(self, running: int, waiting: int = MAX_WAITING) -> None:
         self._free = running
-        self._room = waiting
+        self._room = self._rooms = waiting
         self._condition = Condition()
 
     @contextmanager
@@ -35,6 +36,19 @@ class Gate:
             with self._condition:
                 self._free += 1
                 self._condition.notify()
+
+    def wait_for_idle(self, seconds: float) -> None:
+        """Until a place is free that nobody waits for, at most ``seconds``.
+
+        For work beside the requests, which asks before each run and then enters like anybody else. It polls, so that
+        it never takes the word that a place is free from a request that waits for it.
+        """
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            with self._condition:
+                if self._free > 0 and self._room == self._rooms:
+                    return
+            time.sleep(IDLE_POLL_S)
 
     def _wait(self, until: float) -> None:
         if self._room == 0:

@@ -22,8 +22,12 @@ def check_golden(package: Package, engine: Engine) -> None:
         PackageRefused: step golden, with the output and its largest difference.
     """
     golden = package.manifest.golden
-    inputs = {tensor.name: _load(package, tensor.path) for tensor in golden.tensors if tensor.role == "input"}
-    wanted = {tensor.name: _load(package, tensor.path) for tensor in golden.tensors if tensor.role == "output"}
+    inputs = {
+        tensor.name: load_array(package, tensor.path, "golden") for tensor in golden.tensors if tensor.role == "input"
+    }
+    wanted = {
+        tensor.name: load_array(package, tensor.path, "golden") for tensor in golden.tensors if tensor.role == "output"
+    }
     if not inputs or not wanted:
         raise PackageRefused("The package brings no golden inputs and outputs.", _COMPILE_AGAIN, step="golden")
     try:
@@ -37,11 +41,12 @@ def check_golden(package: Package, engine: Engine) -> None:
         _compare(name, outputs.get(name), want, golden.rtol, golden.atol)
 
 
-def _load(package: Package, path: str) -> Array:
+def load_array(package: Package, path: str, step: str) -> Array:
+    """A .npy file of the package; PackageRefused, at that step, where it is none."""
     try:
         array: Array = numpy.lib.format.read_array(io.BytesIO(package.read(path)), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise PackageRefused(f"{path} is not a plain numpy array: {error}", _COMPILE_AGAIN, step="golden") from None
+        raise PackageRefused(f"{path} is not a plain numpy array: {error}", _COMPILE_AGAIN, step=step) from None
     return array
 
 

@@ -17,6 +17,8 @@ MAX_VERDICTS = 64
 """Verdicts kept a model; the oldest is forgotten first."""
 MAX_HISTORY = 32
 MAX_REASON = 500
+NO_ROLLOUT = frozenset({"", "none", "by-hand"})
+"""Given by hand-overs of no rollout: by nobody, by the recipe's default, by ``hybridge-edge activate``."""
 UNKNOWN_VERSION = "0.0.0"
 """Of a package whose manifest nobody could read or believe."""
 
@@ -35,6 +37,11 @@ class Wanted:
     rollout: str
     epoch: int
     mode: Mode
+
+    @property
+    def judged(self) -> bool:
+        """Whether it belongs to a rollout, which somebody judges by reports."""
+        return self.rollout not in NO_ROLLOUT
 
     @classmethod
     def of(cls, handover: Handover) -> Wanted:
@@ -96,7 +103,8 @@ class ModelRecord:
 
     Attributes:
         active: what answers; None before the first activation and once retired.
-        previous: what answered before, kept on disk to be put back.
+        previous: what answered before, kept on disk to be put back; None once it was, since what was left behind then
+            is nothing to go back to.
         trusted: the active digest has passed its first runs.
         quarantined: crashed or rolled back here. refused: never got so far. history: activations, oldest first.
     """
@@ -125,15 +133,15 @@ class ModelRecord:
     def refusal_of(self, digest: str) -> Verdict | None:
         return next((verdict for verdict in self.refused if verdict.digest == digest), None)
 
-    def activated(self, installed: Installed) -> ModelRecord:
+    def activated(self, installed: Installed, *, trusted: bool = False) -> ModelRecord:
         """``installed`` answers from now on; verdicts on it are lifted."""
         if self.active == installed:
             return self
         return replace(
             self,
             active=installed,
-            previous=self.active or self.previous,
-            trusted=False,
+            previous=None if self.previous == installed else self.active or self.previous,
+            trusted=trusted,
             quarantined=_without(self.quarantined, installed.digest),
             refused=_without(self.refused, installed.digest),
             history=(*self.history, installed)[-MAX_HISTORY:],

@@ -18,7 +18,8 @@ from hybridge_edge.contract.document import Reader, canonical, parse
 from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, Refused
 from hybridge_edge.contract.handover import MAX_LINE_BYTES, Handover
 from hybridge_edge.contract.names import model_name
-from hybridge_edge.service import Resident, Service
+from hybridge_edge.residents import Resident
+from hybridge_edge.service import Service
 from hybridge_edge.standing import standing
 from hybridge_edge.store import Store
 
@@ -102,7 +103,7 @@ class Management:
         return {"models": models}
 
     def _describe(self, reader: Reader) -> dict[str, object]:
-        resident = self._service.find(reader.text("model", check=model_name), "")
+        resident = self._service.residents.find(reader.text("model", check=model_name), "")
         manifest, counters = resident.manifest, self._service.counters(resident.manifest.name)
         return {
             "model": manifest.name,
@@ -114,6 +115,7 @@ class Management:
             "outputs": [spec.to_json() for spec in manifest.outputs],
             "labels": list(manifest.labels),
             "max_batch": manifest.max_batch,
+            "resident": list(self._service.residents.versions(manifest.name)),
             "counters": asdict(counters),
         }
 
@@ -124,8 +126,8 @@ class Management:
 
     def _unload(self, reader: Reader) -> dict[str, object]:
         """Out of memory until the next start or hand-over; the ledger stays."""
-        resident: Resident = self._service.find(reader.text("model", check=model_name), "")
-        self._service.unload(resident.manifest.name)
+        resident: Resident = self._service.residents.find(reader.text("model", check=model_name), "")
+        self._service.residents.unload(resident.manifest.name)
         return {"model": resident.manifest.name, "version": resident.manifest.version}
 
     def _capture(self, reader: Reader) -> dict[str, object]:

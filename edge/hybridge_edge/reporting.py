@@ -1,4 +1,5 @@
-"""The device's report: what it runs, sent to its named shadow on change and every quarter of an hour.
+"""The device's report: what it runs, sent to its named shadow on change and every quarter of an hour, and often while a
+rollout judges what this device runs. Durations go with it, as telemetry.
 
 The device's word is what a rollout is judged by, so its sequence grows over restarts and the newest state is sent until
 the nucleus takes it. Without a nucleus nothing is sent, and a single line in the log says so.
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from hybridge_edge import durable, greengrass, runtime
 from hybridge_edge.backoff import Backoff
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import canonical, parse
-from hybridge_edge.contract.errors import HybridgeError, InvalidDocument
+from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, Unavailable
 from hybridge_edge.contract.report import DeviceReport, ModelReport
+from hybridge_edge.contract.sketch import Sketch
+from hybridge_edge.contract.telemetry import Telemetry
 from hybridge_edge.greengrass import Nucleus
 from hybridge_edge.uplink_status import UplinkStatus
 
@@ -34,13 +37,31 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Durations:
+    """How long a model's answers took since it answers, ``seconds`` ago: see contract.telemetry."""
+
+    model: str
+    version: str
+    digest: str
+    rollout: str
+    epoch: int
+    seconds: int
+    latency: Sketch
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the server knows of itself: its models, samples captured in the spool's life, the spool's size in bytes."""
+    """What the server knows of itself: its models, samples captured in the spool's life, the spool's size in bytes.
+
+    ``evaluating`` while a rollout judges one of the models.
+    """
 
     runtime_version: str
     models: tuple[ModelReport, ...]
     captured: int = 0
     spool_bytes: int = 0
+    evaluating: bool = False
+    durations: tuple[Durations, ...] = ()
 
 
 class Reporter:
@@ -49,6 +70,7 @@ class Reporter:
     Args:
         thing: this device. snapshot: called in the reporter's thread whenever a report is due; may not block for long.
         folder: where the sequence is kept, over restarts. connect: gives a nucleus, or None where there is none.
+        evaluating_seconds: between two reports while a rollout judges.
     """
 
     def __init__(
@@ -58,6 +80,7 @@ class Reporter:
         folder: Path,
         *,
         connect: Callable[[], Nucleus | None] = greengrass.connect,
+        evaluating_seconds: float,
     ) -> None:
         self._thing = names.thing_name(thing)
         self._snapshot = snapshot
@@ -69,7 +92,10 @@ class Reporter:
         self._due.set()
         self._closing = threading.Event()
         self._backoff = Backoff(RETRY_SECONDS)
-        self._error = ""
+        self._error = self._telemetry_error = ""
+        self._evaluating_seconds = evaluating_seconds
+        self._period = PERIOD_SECONDS
+        self._told: dict[str, tuple[str, int]] = {}
         self._thread = threading.Thread(target=self._run, name="reporting", daemon=True)
 
     def start(self) -> None:
@@ -93,7 +119,7 @@ class Reporter:
     def _run(self) -> None:
         try:
             while True:
-                self._due.wait(PERIOD_SECONDS)
+                self._due.wait(self._period)
                 self._closing.wait(SETTLE_SECONDS)
                 closing = self._closing.is_set()
                 self._due.clear()
@@ -113,8 +139,11 @@ class Reporter:
                 self._nucleus = self._connect()
             if self._nucleus is None:
                 return True
-            report = self._report()
+            snapshot = self._snapshot()
+            self._period = self._evaluating_seconds if snapshot.evaluating else PERIOD_SECONDS
+            report = self._report(snapshot)
             self._nucleus.publish_to_iot_core(names.shadow_update_topic(self._thing), report.to_shadow_update())
+            self._send_durations(self._nucleus, snapshot.durations)
         except (HybridgeError, OSError) as error:
             if str(error) != self._error:
                 _log.warning("The report was not sent: %s", error)
@@ -124,8 +153,28 @@ class Reporter:
         self._error = ""
         return True
 
-    def _report(self) -> DeviceReport:
-        snapshot = self._snapshot()
+    def _send_durations(self, nucleus: Nucleus, durations: tuple[Durations, ...]) -> None:
+        """Those of models that answered since the last time; telemetry that is refused holds no report back."""
+        for one in durations:
+            told = (one.digest, one.latency.count)
+            if self._told.get(one.model) == told:
+                continue
+            message = Telemetry(
+                self._thing, self._sequence, one.model, one.version, one.digest, one.rollout, one.epoch, one.seconds,
+                one.latency,
+            )  # fmt: skip
+            try:
+                nucleus.publish_to_iot_core(names.telemetry_topic(self._thing), message.to_bytes())
+            except Unavailable:
+                raise
+            except HybridgeError as error:
+                if str(error) != self._telemetry_error:
+                    _log.warning("Telemetry was not sent: %s", error)
+                self._telemetry_error = str(error)
+                return
+            self._told[one.model] = told
+
+    def _report(self, snapshot: Snapshot) -> DeviceReport:
         report = DeviceReport(
             thing=self._thing,
             sequence=self._next_sequence(),
@@ -152,16 +201,33 @@ class Reporter:
 
 
 def fitting(report: DeviceReport) -> DeviceReport:
-    """The report within its limit: reasons and providers go first, then the models at the end, said in the log."""
-    try:
-        report.to_bytes()
-    except InvalidDocument:
-        shorter = tuple(replace(model, reason=model.reason[:40], provider="") for model in report.models)
-        if shorter == report.models:
-            _log.warning("The report has no room for model %s.", report.models[-1].model)
-            shorter = shorter[:-1]
-        return fitting(replace(report, models=shorter))
-    return report
+    """The report within its limit.
+
+    What goes first: reasons and providers; then evidence, the longest standing hand-over's first, so that what a
+    rollout judges now stays; then the models at the end. What is left out is said in the log.
+    """
+    for shorter in _shorter(report):
+        try:
+            shorter.to_bytes()
+        except InvalidDocument:
+            continue
+        return shorter
+    return replace(report, models=())
+
+
+def _shorter(report: DeviceReport) -> Iterator[DeviceReport]:
+    yield report
+    report = replace(report, models=tuple(replace(one, reason=one.reason[:40], provider="") for one in report.models))
+    yield report
+    for epoch in sorted({one.epoch for one in report.models if one.evidence is not None}):
+        _log.warning("The report has no room for the evidence of models at epoch %d.", epoch)
+        left = tuple(replace(one, evidence=None) if one.epoch == epoch else one for one in report.models)
+        report = replace(report, models=left)
+        yield report
+    while report.models:
+        _log.warning("The report has no room for model %s.", report.models[-1].model)
+        report = replace(report, models=report.models[:-1])
+        yield report
 
 
 def _read_sequence(path: Path) -> int:

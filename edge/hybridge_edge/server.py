@@ -88,18 +88,19 @@ class _Protocol(services.GRPCInferenceServiceServicer):
         return messages.ServerReadyResponse(ready=self._ready())
 
     def ModelReady(self, request: Any, context: Context) -> messages.ModelReadyResponse:  # noqa: N802
-        resident = self._service.resident(request.name)
-        ready = resident is not None and request.version in ("", resident.manifest.version)
+        versions = self._service.residents.versions(request.name)
+        ready = request.version in versions if request.version else bool(versions)
         return messages.ModelReadyResponse(ready=ready)
 
     def ServerMetadata(self, request: Any, context: Context) -> messages.ServerMetadataResponse:  # noqa: N802
         return messages.ServerMetadataResponse(name=NAME, version=self._version, extensions=[])
 
     def ModelMetadata(self, request: Any, context: Context) -> messages.ModelMetadataResponse:  # noqa: N802
-        manifest = self._service.find(request.name, request.version).manifest
+        residents = self._service.residents
+        manifest = residents.find(request.name, request.version).manifest
         return messages.ModelMetadataResponse(
             name=manifest.name,
-            versions=[manifest.version],
+            versions=residents.versions(manifest.name) or [manifest.version],
             platform=PLATFORM,
             inputs=[_metadata(spec) for spec in manifest.inputs],
             outputs=[_metadata(spec) for spec in manifest.outputs],

@@ -1,37 +1,29 @@
-"""The transport-free heart: which model answers, with what, and how many at once.
-
-A request takes a lease on the resident model, so that a switch never waits for requests and no request ever sees two
-models: the old engine is closed when its last lease ends.
-"""
+"""The transport-free heart: a request in, its model leased, run, held to its guards, counted, an answer out."""
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from hybridge_edge.contract.errors import HybridgeError, ModelNotFound
-from hybridge_edge.contract.manifest import Manifest
+from hybridge_edge.contract.errors import HybridgeError
 from hybridge_edge.contract.tensors import TensorSpec
-from hybridge_edge.engine import Array, Engine, EngineResult
+from hybridge_edge.engine import Array, EngineResult
 from hybridge_edge.gate import Gate
-from hybridge_edge.signature import Signature
+from hybridge_edge.guards import FLAG, REFUSE, AnswerRefused, object_to
+from hybridge_edge.live import LiveComparison
+from hybridge_edge.residents import Resident, Residents
 
 if TYPE_CHECKING:
     from hybridge_edge.capture import Capture
 
-_LOG = logging.getLogger(__name__)
 _SAMPLE_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 _ROW_ROOM = 6
 """Characters a row's suffix may need: a slash and up to five digits."""
-TRIAL_RUNS = 20
-"""Answers after which a new digest is trusted: a crash from then on is not laid at its door alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +40,10 @@ class Inference:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of it; times in microseconds, ``total_us`` from the request's entry here to its leaving."""
+    """What came of it; times in microseconds, ``total_us`` from the request's entry here to its leaving.
+
+    ``guard`` is the sentence of a guard that flags this answer, "" where none does.
+    """
 
     model: str
     version: str
@@ -60,6 +55,7 @@ class Answer:
     features_us: int
     infer_us: int
     total_us: int
+    guard: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,68 +67,27 @@ class Counters:
     invalid: int = 0
 
 
-class Resident:
-    """A model in memory, with the leases on it; ``trial`` marks its runs until it is trusted."""
-
-    def __init__(
-        self, manifest: Manifest, digest: str, engine: Engine, trial: AbstractContextManager[None] | None = None
-    ) -> None:
-        self.manifest = manifest
-        self.digest = digest
-        self.engine = engine
-        self.signature = Signature(manifest)
-        self.leases = 0
-        self.retired = False
-        self.answers = 0
-        self.trial: AbstractContextManager[None] = trial or nullcontext()
-
-
 class Service:
-    """Models by name, one resident version each.
+    """Models by name, and requests to them.
 
     Args:
         gate: how many runs at once and how many wait.
         on_trusted: called once, from a request's thread, when a digest has answered TRIAL_RUNS times.
+        live_share: of requests that the version before answers too, 0 to 1 (see ``live``).
     """
 
-    def __init__(self, gate: Gate, on_trusted: Callable[[str, str], None]) -> None:
-        self._gate = gate
+    def __init__(self, gate: Gate, on_trusted: Callable[[str, str], None], live_share: float = 0.0) -> None:
+        self.gate = gate
+        self.residents = Residents()
+        self.live = LiveComparison(self.residents, gate, live_share)
+        self.capture: Capture | None = None
         self._on_trusted = on_trusted
         self._lock = Lock()
-        self._residents: dict[str, Resident] = {}
         self._counters: dict[str, Counters] = {}
-        self.capture: Capture | None = None
-
-    def resident(self, model: str) -> Resident | None:
-        """The model that answers now, for looking at; requests take a lease instead."""
-        with self._lock:
-            return self._residents.get(model)
-
-    def residents(self) -> dict[str, Resident]:
-        with self._lock:
-            return dict(self._residents)
 
     def counters(self, model: str) -> Counters:
         with self._lock:
             return self._counters.get(model, Counters())
-
-    def switch(self, resident: Resident) -> None:
-        """From the next request on, ``resident`` answers for its model; the old one ends with its last request."""
-        with self._lock:
-            old = self._residents.get(resident.manifest.name)
-            self._residents[resident.manifest.name] = resident
-        self._retire(old)
-
-    def unload(self, model: str) -> None:
-        """The model answers no more."""
-        with self._lock:
-            old = self._residents.pop(model, None)
-        self._retire(old)
-
-    def find(self, model: str, version: str) -> Resident:
-        """The resident model of that name and version ("" is the active one), or ModelNotFound."""
-        with self._lock:
-            return self._find(model, version)
 
     def infer(self, request: Inference, timeout_s: float) -> Answer:
         """Answer a request.
@@ -141,31 +96,18 @@ class Service:
             timeout_s: how long the caller still waits; a longer queue is Overloaded.
 
         Raises:
-            ModelNotFound, InvalidInput, Overloaded: as the names say. Anything else is a failure of the engine.
+            ModelNotFound, InvalidInput, Overloaded: as the names say. AnswerRefused: a guard holds the answer back.
+            Anything else is a failure of the engine.
         """
         entered = time.perf_counter_ns()
         try:
-            with self._lease(request.model, request.version) as resident:
-                rows = resident.signature.check(request.inputs)
-                wanted = resident.signature.select(request.outputs)
-                with self._gate.enter(timeout_s), resident.trial:
-                    started = time.perf_counter_ns()
-                    result = resident.engine.run(request.inputs)
-                answer = Answer(
-                    model=resident.manifest.name,
-                    version=resident.manifest.version,
-                    digest=resident.digest,
-                    sample_id=_sample_id(request.sample_id, rows),
-                    provider=resident.engine.provider,
-                    outputs=tuple((spec, result.outputs[spec.name]) for spec in wanted),
-                    queue_us=(started - entered) // 1000,
-                    features_us=result.features_us,
-                    infer_us=result.infer_us,
-                    total_us=(time.perf_counter_ns() - entered) // 1000,
-                )
-                if request.capture and self.capture is not None:
-                    _offer(self.capture, resident, answer.sample_id, rows, result)
-                trusted = self._count_answer(resident)
+            with self.residents.lease(request.model, request.version) as resident:
+                try:
+                    answer, trusted = self._answer(resident, request, timeout_s, entered)
+                except BaseException as error:
+                    if not _callers_fault(error):
+                        resident.tally.failed(guarded=isinstance(error, AnswerRefused))
+                    raise
         except BaseException as error:
             self._count_error(request.model, error)
             raise
@@ -173,40 +115,35 @@ class Service:
             self._on_trusted(answer.model, answer.digest)
         return answer
 
-    @contextmanager
-    def _lease(self, model: str, version: str) -> Iterator[Resident]:
-        with self._lock:
-            resident = self._find(model, version)
-            resident.leases += 1
-        try:
-            yield resident
-        finally:
-            with self._lock:
-                resident.leases -= 1
-                close = resident.retired and resident.leases == 0
-            if close:
-                resident.engine.close()
-
-    def _find(self, model: str, version: str) -> Resident:
-        resident = self._residents.get(model)
-        if resident is None:
-            known = ", ".join(sorted(self._residents)) or "none"
-            raise ModelNotFound(f"No model {model[:64]!r} is active here.", f"Active models: {known}.")
-        if version and version != resident.manifest.version:
-            raise ModelNotFound(
-                f"Version {version[:40]!r} of {model} is not resident.",
-                f"Leave the version empty, or ask for {resident.manifest.version}.",
-            )
-        return resident
-
-    def _retire(self, old: Resident | None) -> None:
-        if old is None:
-            return
-        with self._lock:
-            old.retired = True
-            close = old.leases == 0
-        if close:
-            old.engine.close()
+    def _answer(self, resident: Resident, request: Inference, timeout_s: float, entered: int) -> tuple[Answer, bool]:
+        """The answer, and whether it was the last of the digest's trial."""
+        manifest = resident.manifest
+        rows = resident.signature.check(request.inputs)
+        wanted = resident.signature.select(request.outputs)
+        with self.gate.enter(timeout_s), resident.trial:
+            started = time.perf_counter_ns()
+            result = resident.engine.run(request.inputs)
+        objection = object_to(manifest.guards, result.outputs) if manifest.guards else None
+        if objection is not None and objection.action == REFUSE:
+            raise AnswerRefused(objection.sentence, f"{manifest.name} {manifest.version} may not answer so.")
+        answer = Answer(
+            model=manifest.name,
+            version=manifest.version,
+            digest=resident.digest,
+            sample_id=_sample_id(request.sample_id, rows),
+            provider=resident.engine.provider,
+            outputs=tuple((spec, result.outputs[spec.name]) for spec in wanted),
+            queue_us=(started - entered) // 1000,
+            features_us=result.features_us,
+            infer_us=result.infer_us,
+            total_us=(time.perf_counter_ns() - entered) // 1000,
+            guard=objection.sentence if objection is not None and objection.action == FLAG else "",
+        )
+        if request.capture and self.capture is not None:
+            _offer(self.capture, resident, answer.sample_id, rows, result)
+        resident.tally.answered(result.features_us + result.infer_us, guarded=objection is not None)
+        self.live.offer(resident, request.inputs, result.outputs, rows)
+        return answer, self._count_answer(resident)
 
     def _count_answer(self, resident: Resident) -> bool:
         """Count it, and say whether it was the last of the digest's trial."""
@@ -214,20 +151,21 @@ class Service:
         with self._lock:
             before = self._counters.get(name, Counters())
             self._counters[name] = Counters(before.requests + 1, before.failures, before.invalid)
-            resident.answers += 1
-            if resident.answers == TRIAL_RUNS:
-                resident.trial = nullcontext()
-            return resident.answers == TRIAL_RUNS
+            return resident.count()
 
     def _count_error(self, model: str, error: BaseException) -> None:
-        theirs = isinstance(error, HybridgeError) and error.code in ("INVALID_ARGUMENT", "NOT_FOUND")
+        theirs = _callers_fault(error)
+        if self.residents.active(model) is None:
+            return  # a stranger's names must not grow this table
         with self._lock:
-            if model not in self._residents:
-                return  # a stranger's names must not grow this table
             before = self._counters.get(model, Counters())
             self._counters[model] = Counters(
                 before.requests + 1, before.failures + (not theirs), before.invalid + theirs
             )
+
+
+def _callers_fault(error: BaseException) -> bool:
+    return isinstance(error, HybridgeError) and error.code in ("INVALID_ARGUMENT", "NOT_FOUND")
 
 
 def _sample_id(given: str, rows: int) -> str:

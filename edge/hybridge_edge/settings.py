@@ -14,12 +14,18 @@ from hybridge_edge.contract.document import canonical, parse
 from hybridge_edge.contract.errors import UsageError
 
 MAX_THREADS = 64
+MAX_REPORT_SECONDS = 15 * 60.0
+DEFAULT_LIVE_SHARE = 0.05
+EVALUATING_SECONDS = 60.0
+"""Between two reports while a rollout judges."""
 MAX_SPOOL_MEGABYTES = 1024 * 1024
 _NAMES = {
     "store": "where packages are installed",
     "tcp": "HOST:PORT on loopback to listen on besides the socket, port 0 for any, empty for none",
     "captureShare": "share of samples kept at random, 0 to 1",
     "captureConfidenceBelow": "keep samples whose confidence is below this, 0 to 1",
+    "liveShare": "share of requests that the version before answers too, to compare them, 0 to 1",
+    "reportSeconds": "seconds between two reports while a rollout judges what runs here",
     "spool": "where samples wait for the uplink",
     "spoolMegabytes": "the most the spool may hold, in MiB",
     "threads": "threads one run of a model may use",
@@ -28,7 +34,10 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
-    """Settings of a server; folders absolute, ``spool_megabytes`` in MiB, ``threads`` for one run."""
+    """Settings of a server; folders absolute, ``spool_megabytes`` in MiB, ``threads`` for one run.
+
+    ``live_share`` of requests is answered by the version before too; ``report_seconds`` between reports in a rollout.
+    """
 
     store: Path
     tcp: str
@@ -37,6 +46,8 @@ class ServeSettings:
     spool: Path
     spool_megabytes: int
     threads: int
+    live_share: float = DEFAULT_LIVE_SHARE
+    report_seconds: float = EVALUATING_SECONDS
 
     @property
     def captures(self) -> bool:
@@ -52,6 +63,8 @@ class ServeSettings:
                 "spool": str(self.spool),
                 "spool_megabytes": self.spool_megabytes,
                 "threads": self.threads,
+                "live_share": self.live_share,
+                "report_seconds": self.report_seconds,
             }
         )
 
@@ -67,6 +80,8 @@ class ServeSettings:
             spool=Path(reader.text("spool")),
             spool_megabytes=reader.integer("spool_megabytes"),
             threads=reader.integer("threads"),
+            live_share=reader.number("live_share"),
+            report_seconds=reader.number("report_seconds"),
         )
         reader.close()
         return settings
@@ -108,4 +123,6 @@ def read(arguments: argparse.Namespace) -> ServeSettings:
         spool=Path(configuration.text("spool", str(state / "spool"))).absolute(),
         spool_megabytes=configuration.integer("spoolMegabytes", 256, 1, MAX_SPOOL_MEGABYTES),
         threads=configuration.integer("threads", 1, 1, MAX_THREADS),
+        live_share=configuration.number("liveShare", DEFAULT_LIVE_SHARE, 0.0, 1.0),
+        report_seconds=configuration.number("reportSeconds", EVALUATING_SECONDS, 1.0, MAX_REPORT_SECONDS),
     )

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from hybridge_edge.contract.report import ModelReport
+import time
+
+from hybridge_edge.contract.report import Evidence, ModelReport
 from hybridge_edge.contract.states import Mode, PackageState
 from hybridge_edge.ledger import UNKNOWN_VERSION, ModelRecord
+from hybridge_edge.reporting import Durations
 from hybridge_edge.service import Service
 from hybridge_edge.store import Store
+
+EVALUATION_SECONDS = 6 * 3600.0
+"""How long after a hand-over its rollout is taken to be judging it; longer than a wave's deadline."""
 
 
 def standing(store: Store, service: Service) -> tuple[ModelReport, ...]:
     """What answers, and what was asked for and may not or has gone, where that is another package."""
     reports: list[ModelReport] = []
     for record in store.records().values():
-        resident = service.resident(record.model)
+        resident = service.residents.active(record.model)
         if resident is not None:
             version, digest = resident.manifest.version, resident.digest
             provider = resident.engine.provider
-            reports.append(_report(service, record, version, digest, PackageState.ACTIVE, provider=provider))
+            evidence = resident.tally.evidence(resident.against, resident.paired)
+            active = PackageState.ACTIVE
+            reports.append(_report(service, record, version, digest, active, provider=provider, evidence=evidence))
         wanted = record.wanted
         if wanted is None or (resident is not None and resident.digest == wanted.digest):
             continue
@@ -41,6 +49,7 @@ def _report(
     state: PackageState,
     reason: str = "",
     provider: str = "",
+    evidence: Evidence | None = None,
 ) -> ModelReport:
     counters = service.counters(record.model)
     return ModelReport(
@@ -54,4 +63,30 @@ def _report(
         reason=reason,
         requests=counters.requests,
         failures=counters.failures,
+        evidence=evidence,
     )
+
+
+def under_evaluation(store: Store, service: Service) -> bool:
+    """Whether some model answers for a rollout that may still judge it: not put back, and not for long yet."""
+    for record in store.records().values():
+        resident, wanted = service.residents.active(record.model), record.wanted
+        if resident is None or wanted is None or resident.digest != wanted.digest or not wanted.judged:
+            continue
+        if not resident.put_back and time.monotonic() - resident.heard < EVALUATION_SECONDS:
+            return True
+    return False
+
+
+def durations(store: Store, service: Service) -> tuple[Durations, ...]:
+    """How long the answers of each active model took, where it gave any."""
+    found = []
+    for record in store.records().values():
+        resident = service.residents.active(record.model)
+        if resident is None or not (latency := resident.tally.latency()).count:
+            continue
+        rollout = record.wanted.rollout if record.wanted else ""
+        seconds = int(time.monotonic() - resident.since)
+        version, digest = resident.manifest.version, resident.digest
+        found.append(Durations(record.model, version, digest, rollout, record.epoch, seconds, latency))
+    return tuple(found)

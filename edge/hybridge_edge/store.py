@@ -66,9 +66,9 @@ class Store:
         self.save(record)
         return record
 
-    def activate(self, record: ModelRecord, installed: Installed) -> ModelRecord:
-        """The switch on disk: after this a restart serves ``installed``."""
-        record = record.activated(installed)
+    def activate(self, record: ModelRecord, installed: Installed, *, trusted: bool = False) -> ModelRecord:
+        """The switch on disk: after this a restart serves ``installed``; ``trusted`` where it has run often enough."""
+        record = record.activated(installed, trusted=trusted)
         self.save(record)
         return record
 

@@ -23,7 +23,7 @@ from hybridge_edge.reporting import Reporter, Snapshot
 from hybridge_edge.server import InferenceServer, quiet_grpc
 from hybridge_edge.service import Service
 from hybridge_edge.settings import ServeSettings
-from hybridge_edge.standing import standing
+from hybridge_edge.standing import durations, standing, under_evaluation
 from hybridge_edge.store import Store
 from hybridge_edge.version import installed_version
 
@@ -58,7 +58,8 @@ def serve(settings: ServeSettings) -> None:
     version = installed_version()
     runtime_folder = runtime.folder()
     runs_at_once = max(1, (os.cpu_count() or 1) // settings.threads)
-    service = Service(Gate(runs_at_once), lambda model, digest: activation.proven(model, digest))
+    gate = Gate(runs_at_once)
+    service = Service(gate, lambda model, digest: activation.proven(model, digest), settings.live_share)
     store = Store(settings.store)
     activation = Activation(
         store, service, trust.read_trust, lambda package: engine.load(package, settings.threads), lambda: changed()
@@ -79,6 +80,7 @@ def serve(settings: ServeSettings) -> None:
             runtime_folder
         )
         _LOG.info("serving on %s%s", facts.inference, f" and {facts.tcp}" if facts.tcp else "")
+        service.live.start()
         if reporter is not None:
             reporter.start()
         activation.resume()
@@ -87,6 +89,7 @@ def serve(settings: ServeSettings) -> None:
         server.stop(DRAIN_S)
         management.close()
         activation.close()
+        service.live.close()
         if service.capture is not None:
             service.capture.close()
         if reporter is not None:
@@ -95,7 +98,9 @@ def serve(settings: ServeSettings) -> None:
 
 def _ready(store: Store, service: Service) -> bool:
     """Every model that should be active answers."""
-    return all(service.resident(record.model) for record in store.records().values() if record.active is not None)
+    return all(
+        service.residents.active(record.model) for record in store.records().values() if record.active is not None
+    )
 
 
 def _start_capture(service: Service, settings: ServeSettings) -> None:
@@ -121,9 +126,11 @@ def _reporter(settings: ServeSettings, service: Service, store: Store, version: 
             models=standing(store, service),
             captured=counters.spool_records if counters else 0,
             spool_bytes=counters.spool_bytes if counters else 0,
+            evaluating=under_evaluation(store, service),
+            durations=durations(store, service),
         )
 
-    return Reporter(thing, snapshot, settings.store)
+    return Reporter(thing, snapshot, settings.store, evaluating_seconds=settings.report_seconds)
 
 
 def _watch(alive: int) -> None:

@@ -9,10 +9,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from hybridge_cloud.training.task import Arrays, Dataset, Samples, Task
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hybridge_cloud.training.task import Arrays, Dataset, Samples, Task
 from hybridge_edge.contract.errors import UsageError
 from hybridge_edge.contract.tensors import TensorSpec
 

@@ -32,6 +32,7 @@ from hybridge_edge.contract.manifest import (
     GoldenTensor,
     Lineage,
     Manifest,
+    Probe,
     Variant,
 )
 from hybridge_edge.contract.states import Mode, PackageState
@@ -44,6 +45,8 @@ from hybridge_edge.store import Store
 
 STEPS, CHANNELS = 8, 3
 MODEL = "watch"
+ORDER = (0, 1, 2)
+"""Of the scores; another one is a model whose outputs are shuffled."""
 _SIGNERS: list[CryptoSigner] = []
 
 
@@ -65,9 +68,9 @@ def window(rows: int = 1, seed: int = 0) -> numpy.ndarray:
     return numpy.random.default_rng(seed).normal(size=(rows, STEPS, CHANNELS)).astype(numpy.float32)
 
 
-def scores(values: numpy.ndarray, factor: float) -> numpy.ndarray:
+def scores(values: numpy.ndarray, factor: float, order: tuple[int, ...] = ORDER) -> numpy.ndarray:
     """What a package of that factor must answer."""
-    return values.mean(axis=1) * numpy.float32(factor)
+    return (values.mean(axis=1) * numpy.float32(factor))[:, order]
 
 
 def _graph(nodes: list, inputs: list, outputs: list, constants: list) -> bytes:
@@ -84,11 +87,14 @@ def features_graph() -> bytes:
     return _graph([node], [raw], [mean], [])
 
 
-def model_graph(factor: float) -> bytes:
+def model_graph(factor: float, order: tuple[int, ...] = ORDER) -> bytes:
     mean = helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["batch", CHANNELS])
     out = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", CHANNELS])
     constant = numpy_helper.from_array(numpy.array(factor, numpy.float32), "factor")
-    return _graph([helper.make_node("Mul", ["mean", "factor"], ["scores"])], [mean], [out], [constant])
+    places = numpy_helper.from_array(numpy.array(order, numpy.int64), "places")
+    multiply = helper.make_node("Mul", ["mean", "factor"], ["multiplied"])
+    gather = helper.make_node("Gather", ["multiplied", "places"], ["scores"], axis=1)
+    return _graph([multiply, gather], [mean], [out], [constant, places])
 
 
 @dataclass
@@ -123,14 +129,19 @@ def build(
     golden_error: float = 0.0,
     graph: bytes | None = None,
     name: str = MODEL,
+    order: tuple[int, ...] = ORDER,
+    probes: int = 0,
     change: Callable[[Manifest], Manifest] = lambda manifest: manifest,
 ) -> Built:
-    """Write a signed package. ``golden_error`` makes its golden outputs wrong by that much."""
+    """Write a signed package. ``golden_error`` makes its golden outputs wrong by that; ``probes`` is their rows."""
     (folder / "golden").mkdir(parents=True)
     (folder / "features.onnx").write_bytes(features_graph())
-    (folder / "model.onnx").write_bytes(model_graph(factor) if graph is None else graph)
+    (folder / "model.onnx").write_bytes(model_graph(factor, order) if graph is None else graph)
     numpy.save(folder / "golden" / "window.npy", window(4, seed=7))
-    numpy.save(folder / "golden" / "scores.npy", scores(window(4, seed=7), factor) + numpy.float32(golden_error))
+    numpy.save(folder / "golden" / "scores.npy", scores(window(4, seed=7), factor, order) + numpy.float32(golden_error))
+    if probes:
+        (folder / "probes").mkdir()
+        numpy.save(folder / "probes" / "window.npy", window(probes, seed=11))
     files = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         content = path.read_bytes()
@@ -156,6 +167,7 @@ def build(
         labels=("left", "right", "still"),
         max_batch=8,
         confidence_output="scores",
+        probes=(Probe("window", "probes/window.npy"),) if probes else (),
     )
     manifest = change(manifest)
     (folder / "manifest.json").write_bytes(manifest.to_bytes())

@@ -14,8 +14,8 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from hybridge_cloud.fleet import membership
-from hybridge_cloud.sandbox import provision, things
+from hybridge_cloud.aws import session
+from hybridge_cloud.sandbox import things
 from hybridge_cloud.sandbox.lifecycle import RunningSandbox, running
 
 BUILDSPECS = {
@@ -115,9 +115,9 @@ class RegisteredDevice:
         self.thing = f"thing-{uuid.uuid4().hex[:8]}"
         self.folder = folder
         self.fleet = fleet
-        with provision.as_account(sandbox.ports):
-            membership.ensure_groups(fleet)
-        things.enrol(things.client(sandbox.ports), sandbox.ports, folder, self.thing, (f"{fleet}-r0",))
+        with session.using(sandbox.environment):
+            things.ensure_fleet(fleet)
+            things.enrol(sandbox.ports, folder, self.thing, fleet, 0, "classic", None)
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         url = f"http://127.0.0.1:{self.sandbox.ports.control}{path}"

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from hybridge_cloud.sandbox import devices, lifecycle, processes, things
-from hybridge_cloud.sandbox.folder import Ports, Recorded, SandboxFolder
+from hybridge_cloud.aws import iot, session
+from hybridge_cloud.sandbox import devices, lifecycle, processes
+from hybridge_cloud.sandbox.folder import Ports, Recorded, SandboxFolder, environment
 from hybridge_cloud.sandbox.lifecycle import RunningSandbox, running
 from hybridge_edge.contract.errors import Conflict, InvalidName, ModelNotFound, UsageError
 
@@ -37,8 +38,8 @@ def ipc_socket(process: Recorded) -> Path | None:
 
 
 def groups_of(ports: Ports, thing: str) -> list[str]:
-    listed = things.client(ports).list_thing_groups_for_thing(thingName=thing)["thingGroups"]
-    return [entry["groupName"] for entry in listed]
+    with session.using(environment(ports)):
+        return list(iot.groups_of(thing))
 
 
 def components(folder: SandboxFolder) -> list[Recorded]:

@@ -38,15 +38,16 @@ def test_a_message_that_is_never_handled_ends_in_the_dead_letter_queue(sandbox: 
     assert json.loads(policy)["deadLetterTargetArn"].endswith(provision.DEAD_LETTER_QUEUE)
 
 
-def connect(folder: Path, certificate: Path | None = None) -> str:
+def connect(folder: Path, thing: str = "", certificate: Path | None = None) -> str:
     """Connect with what ``mqtt.json`` names, publish to oneself, and return what happened."""
+    topic = f"sensors/{thing or 'x'}/windows"
     given = json.loads((folder / "mqtt.json").read_text())
     context = ssl.create_default_context(cafile=given["ca"])
     chain = certificate or Path(given["certificate"])
     context.load_cert_chain(chain, chain.with_name("private.key"))
     outcome, done = [""], threading.Event()
     one = mqtt.Client(
-        mqtt.CallbackAPIVersion.VERSION2, client_id=f"test-{uuid.uuid4().hex}", reconnect_on_failure=False
+        mqtt.CallbackAPIVersion.VERSION2, client_id=thing or f"test-{uuid.uuid4().hex}", reconnect_on_failure=False
     )
     one.tls_set_context(context)
 
@@ -55,7 +56,7 @@ def connect(folder: Path, certificate: Path | None = None) -> str:
             outcome[0] = str(reason)
             done.set()
         else:
-            who.subscribe("sensors/x/windows", 1)
+            who.subscribe(topic, 1)
 
     def message(_who: mqtt.Client, _data: Any, received: mqtt.MQTTMessage) -> None:
         outcome[0] = received.payload.decode()
@@ -63,7 +64,7 @@ def connect(folder: Path, certificate: Path | None = None) -> str:
 
     one.on_connect = connected
     one.on_message = message
-    one.on_subscribe = lambda who, *_: who.publish("sensors/x/windows", "arrived", 1)
+    one.on_subscribe = lambda who, *_: who.publish(topic, "arrived", 1)
     one.connect(given["host"], given["port"])
     one.loop_start()
     try:
@@ -79,10 +80,10 @@ def test_the_sensors_client_reaches_the_broker_over_mutual_tls(sandbox: RunningS
 
 
 def test_a_certificate_that_was_withdrawn_is_refused(registered_device: Any, client: Any) -> None:
-    assert connect(registered_device.folder) == "arrived"
+    assert connect(registered_device.folder, registered_device.thing) == "arrived"
     arn = (registered_device.folder / "certificate.arn").read_text()
     client("iot").update_certificate(certificateId=arn.rpartition("/")[2], newStatus="INACTIVE")
-    assert "authorized" in connect(registered_device.folder).lower()
+    assert "authorized" in connect(registered_device.folder, registered_device.thing).lower()
 
 
 def test_a_shadow_that_a_device_writes_over_mqtt_is_read_over_https(registered_device: Any, client: Any) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from hybridge_cloud.fleet import membership
-from hybridge_cloud.sandbox import lifecycle, processes, provision
+from hybridge_cloud.aws import session
+from hybridge_cloud.sandbox import lifecycle, processes, provision, things
 from hybridge_cloud.sandbox.folder import Ports, Recorded, SandboxFolder, State
 from hybridge_cloud.sandbox.lifecycle import RunningSandbox, running
 from hybridge_edge.contract.errors import Refused
@@ -155,8 +155,8 @@ def test_everything_killed_at_once_is_recovered_by_up_and_ended_by_down(
     with running(folder.root, str(buildspecs)) as sandbox:
         client = make_clients(sandbox)
         greengrass, codepipeline, s3 = client("greengrassv2"), client("codepipeline"), client("s3")
-        with provision.as_account(sandbox.ports):
-            membership.ensure_groups("fleet")
+        with session.using(sandbox.environment):
+            things.ensure_fleet("fleet")
         uri = f"s3://{sandbox.bucket}/components/tests.Kept/a"
         s3.put_object(Bucket=sandbox.bucket, Key="components/tests.Kept/a", Body=b"artifact")
         s3.put_object(Bucket=sandbox.bucket, Key="source.zip", Body=source_zip())

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 
 from hybridge_cloud.aws import session
 from hybridge_edge.contract.document import Reader
-from hybridge_edge.contract.errors import InvalidDocument
+from hybridge_edge.contract.errors import Conflict, InvalidDocument
 
 SERVICE = "greengrassv2"
 UPDATE_TIMEOUT_SECONDS = 60
 """How long a device may wait for components before it updates; ours never ask it to wait."""
+CANCELLED = "CANCELED"
+"""The status of a deployment, and of a device's execution of it, that was withdrawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,15 @@ class InstalledComponent:
     name: str
     version: str
     state: str
+
+
+@dataclass(frozen=True, slots=True)
+class CoreDevice:
+    """A core device's own word: ``status`` is HEALTHY or UNHEALTHY, ``reported_ms`` when it said so (Unix time)."""
+
+    thing: str
+    status: str
+    reported_ms: int
 
 
 def create_component(recipe: bytes) -> ComponentVersion:
@@ -129,16 +140,21 @@ def latest_deployment(target: str) -> Deployment | None:
     )
 
 
-def create_deployment(target: str, name: str, components: Mapping[str, Wanted]) -> str:
+def create_deployment(target: str, name: str, components: Mapping[str, Wanted], token: str = "") -> str:
     """Write a thing group's next deployment, which replaces its whole component list, and return its id.
 
     A device on which it fails goes back to what it ran, as far as its nucleus can (failureHandlingPolicy ROLLBACK).
+
+    Args:
+        token: 1 to 64 characters; a call repeated with it returns the deployment of the first (CreateDeployment,
+            clientToken). "" for none.
     """
     answer = session.call(
         SERVICE,
         "create_deployment",
         targetArn=target,
         deploymentName=name,
+        **({"clientToken": token} if token else {}),
         components={component: _specification(wanted) for component, wanted in components.items()},
         deploymentPolicies={
             "failureHandlingPolicy": "ROLLBACK",
@@ -149,6 +165,28 @@ def create_deployment(target: str, name: str, components: Mapping[str, Wanted]) 
         },
     )
     return str(answer["deploymentId"])
+
+
+def cancel_deployment(deployment: str) -> bool:
+    """Withdraw a deployment from devices that have not taken it; those that have keep it.
+
+    Returns:
+        False where it is not active any more, or gone.
+    """
+    try:
+        session.call(SERVICE, "cancel_deployment", deploymentId=deployment)
+    except (Conflict, session.NotFound):
+        return False
+    return True
+
+
+def core_device(thing: str) -> CoreDevice | None:
+    """What a core device last said of itself, or None where it never said anything."""
+    try:
+        answer = session.call(SERVICE, "get_core_device", coreDeviceThingName=thing)
+    except session.NotFound:
+        return None
+    return CoreDevice(thing, answer["status"], int(answer["lastStatusUpdateTimestamp"].timestamp() * 1000))
 
 
 def executions(thing: str) -> tuple[Execution, ...]:

@@ -59,6 +59,23 @@ def add_to_group(thing: str, group: str) -> None:
     session.call("iot", "add_thing_to_thing_group", thingName=thing, thingGroupName=group)
 
 
+def remove_from_group(thing: str, group: str) -> None:
+    """Take a thing out of a group; one that is not in it, or not there, is fine."""
+    try:
+        session.call("iot", "remove_thing_from_thing_group", thingName=thing, thingGroupName=group)
+    except session.NotFound:
+        return
+
+
+def groups_of(thing: str) -> tuple[str, ...]:
+    """Names of the groups that a thing was put into, sorted; empty where there is no such thing."""
+    try:
+        found = session.pages("iot", "list_thing_groups_for_thing", "thingGroups", thingName=thing)
+    except session.NotFound:
+        return ()
+    return tuple(sorted(item["groupName"] for item in found))
+
+
 def named_shadow(thing: str, shadow: str = SHADOW) -> bytes | None:
     """The document of a thing's named shadow as JSON bytes, or None where the thing never wrote one."""
     try:

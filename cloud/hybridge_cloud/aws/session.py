@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from hybridge_edge.contract.errors import Conflict, Refused, Unavailable, UsageError
@@ -44,6 +45,7 @@ _SET_THEM = 'Set the AWS variables; for the sandbox: eval "$(hybridge sandbox en
 _BUCKET_VARIABLE = "HYBRIDGE_BUCKET"
 _KEPT_CLIENTS = 64
 _MAX_REASON = 500
+_given: ContextVar[Mapping[str, str] | None] = ContextVar("_given", default=None)
 
 
 class NotFound(Refused):
@@ -52,20 +54,49 @@ class NotFound(Refused):
     code = "NOT_FOUND"
 
 
+@contextmanager
+def using(environment: Mapping[str, str]) -> Iterator[None]:
+    """Have every call of this thread, for the length of a ``with``, go by these variables instead of the process' own.
+
+    Args:
+        environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL..., HYBRIDGE_BUCKET.
+    """
+    token = _given.set(dict(environment))
+    try:
+        yield
+    finally:
+        _given.reset(token)
+
+
+def _environment() -> Mapping[str, str]:
+    given = _given.get()
+    return os.environ if given is None else given
+
+
 def client(service: str) -> Any:
     """A boto3 client of ``service``; one per process and environment, safe to share between threads."""
-    environment = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
-    return _client(service, environment)
+    variables = tuple(sorted((name, value) for name, value in _environment().items() if name.startswith("AWS_")))
+    return _client(service, variables, _given.get() is not None)
 
 
 @functools.lru_cache(maxsize=_KEPT_CLIENTS)
-def _client(service: str, environment: tuple[tuple[str, str], ...]) -> Any:
-    del environment  # what the cache goes by; boto3 reads the environment itself
+def _client(service: str, variables: tuple[tuple[str, str], ...], given: bool) -> Any:
     import boto3
     from botocore.config import Config
 
     # A session of its own: boto3's default one keeps the environment it was made in.
-    make: Any = boto3.session.Session().client  # its stubs know each service by a literal of its own
+    # Its stubs know each service by a literal of its own.
+    make: Any = boto3.session.Session().client
+    explicit: dict[str, str | None] = {}
+    if given:
+        named = dict(variables)
+        make = boto3.session.Session(
+            aws_access_key_id=named.get("AWS_ACCESS_KEY_ID"),
+            aws_secret_access_key=named.get("AWS_SECRET_ACCESS_KEY"),
+            aws_session_token=named.get("AWS_SESSION_TOKEN"),
+            region_name=named.get("AWS_REGION") or named.get("AWS_DEFAULT_REGION"),
+        ).client
+        explicit = {"endpoint_url": named.get(_endpoint_variable(service))}
 
     configuration = Config(
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -76,7 +107,7 @@ def _client(service: str, environment: tuple[tuple[str, str], ...]) -> Any:
     )
     with calling(service):
         try:
-            return make(service, config=configuration)
+            return make(service, config=configuration, **explicit)
         except ValueError as error:  # botocore's own for an endpoint that is no URL
             raise UsageError(f"Calling {service}: {str(error).rstrip('.')}.", _SET_THEM) from None
 
@@ -96,7 +127,7 @@ def pages(service: str, operation: str, key: str, /, **parameters: Any) -> list[
 
 def bucket_name() -> str:
     """The bucket of this installation, from HYBRIDGE_BUCKET."""
-    name = os.environ.get(_BUCKET_VARIABLE, "")
+    name = _environment().get(_BUCKET_VARIABLE, "")
     if not name:
         raise UsageError(
             f"{_BUCKET_VARIABLE} is not set.",
@@ -133,14 +164,14 @@ def calling(service: str) -> Iterator[None]:
         raise UsageError(f"Calling {service}: {_one_line(error)}.", "Correct the name that was given.") from None
     except (aws.HTTPClientError, aws.BotoCoreError) as error:
         variable = _endpoint_variable(service)
-        where = f"{variable}={os.environ[variable]}" if variable else "the region's own endpoint"
+        where = f"{variable}={_environment()[variable]}" if variable else "the region's own endpoint"
         raise Unavailable(f"{service} does not answer at {where}: {_one_line(error)}.", "Check that it runs.") from None
 
 
 def _endpoint_variable(service: str) -> str:
     service = {"iot-data": "iot-data-plane"}.get(service, service)
     specific = "AWS_ENDPOINT_URL_" + service.upper().replace("-", "_")
-    return next((name for name in (specific, "AWS_ENDPOINT_URL") if os.environ.get(name)), "")
+    return next((name for name in (specific, "AWS_ENDPOINT_URL") if _environment().get(name)), "")
 
 
 def _one_line(error: Exception) -> str:

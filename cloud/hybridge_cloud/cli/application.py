@@ -15,6 +15,7 @@ _GROUPS = {
     "package": "hybridge_cloud.cli.package",
     "components": "hybridge_cloud.cli.components",
     "fleet": "hybridge_cloud.cli.fleet",
+    "rollout": "hybridge_cloud.cli.rollout",
     "retrain": "hybridge_cloud.cli.retrain",
     "labels": "hybridge_cloud.cli.labels",
 }

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hybridge_cloud.compile.disagreement import Measured, Slice, measure, read_other
+from hybridge_cloud.compile.evaluate import answer_with_graphs
 from hybridge_cloud.compile.export import export_features, export_model
 from hybridge_cloud.compile.golden import golden_files
+from hybridge_cloud.compile.guards import choose_guards
 from hybridge_cloud.compile.parity import Parity, compare, reference
+from hybridge_cloud.compile.probes import ProbeFiles, probe_files
 from hybridge_cloud.training.output_folder import output_folder, refuse_unwritable
 from hybridge_cloud.training.project_code import project_code
 from hybridge_cloud.training.run import Run, read_run
@@ -26,35 +31,41 @@ PROVIDERS = ("CPUExecutionProvider",)
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A package as written: its manifest, and how close its graphs came to torch."""
+    """A package as written: its manifest, how close its graphs came to torch, and how far from other packages."""
 
     folder: Path
     manifest: Manifest
     parity: Parity
+    probes: ProbeFiles
+    measured: tuple[Measured, ...]
 
 
-def compile_run(run_folder: Path, out: Path, version: str = "") -> Compiled:
+def compile_run(run_folder: Path, out: Path, version: str = "", against: Sequence[Path] = ()) -> Compiled:
     """Export both graphs of a run, check parity, and write the package to ``out``, unsigned.
 
     A retrained run brings the champion's features.onnx, which goes in byte for byte.
 
     Args:
         version: MAJOR.MINOR.PATCH of the package; "" takes project.toml's.
+        against: packages that this one may replace. Both answer the run's rows, and the manifest says how often they
+            disagreed; a rollout over a package that is not among them is held.
 
     Raises:
-        PackageRefused: the graphs do not answer as torch does. Refused: a module cannot be exported, or the run is
-        damaged. Conflict: ``out`` is there already. UsageError: ``run_folder`` is no run.
+        PackageRefused: the graphs do not answer as torch does, or outside their guards. Refused: a module cannot be
+        exported, the run is damaged, or a package cannot be compared with. Conflict: ``out`` is there already.
+        UsageError: ``run_folder`` is no run.
     """
     refuse_unwritable(out)
     run = read_run(run_folder)
     package_version = names.version(version or run.project.version)
     with project_code("Compiling"):
-        return _compile(run, out, package_version)
+        return _compile(run, out, package_version, against)
 
 
-def _compile(run: Run, out: Path, package_version: str) -> Compiled:
+def _compile(run: Run, out: Path, package_version: str, against: Sequence[Path]) -> Compiled:
     project = run.project
     task = project.task()
+    others = [read_other(folder, project.name, tuple(task.inputs), task.confidence_output) for folder in against]
     module = run.load_weights(task.model())
     wanted = reference(task, module, run.heldout)
     features_onnx = run.features_onnx or export_features(task, run.heldout.inputs)
@@ -63,7 +74,19 @@ def _compile(run: Run, out: Path, package_version: str) -> Compiled:
     model_onnx = export_model(task, module, wanted.features)
     parity = compare(task, wanted, run.heldout, features_onnx, model_onnx, project.parity, project.max_batch)
     golden = golden_files(run.heldout, wanted, project.parity)
-    files = {FEATURES_FILE: features_onnx, MODEL_FILE: model_onnx, **golden.files}
+    probes = probe_files(run.heldout)
+    slices = {"held-out": run.heldout.inputs} | ({"frozen": run.frozen.inputs} if run.frozen else {})
+    answers = {
+        name: answer_with_graphs(features_onnx, model_onnx, inputs, project.max_batch)
+        for name, inputs in slices.items()
+    }
+    measured = tuple(
+        measure(
+            other, tuple(Slice(name, inputs, answers[name][task.confidence_output]) for name, inputs in slices.items())
+        )
+        for other in sorted({other.digest: other for other in others}.values(), key=lambda other: other.digest)
+    )
+    files = {FEATURES_FILE: features_onnx, MODEL_FILE: model_onnx, **golden.files, **probes.files}
     manifest = Manifest(
         name=project.name,
         version=package_version,
@@ -79,6 +102,9 @@ def _compile(run: Run, out: Path, package_version: str) -> Compiled:
         max_batch=project.max_batch,
         confidence_output=task.confidence_output,
         metrics=run.metrics,
+        guards=choose_guards(project.guards, answers["held-out"], task.confidence_output),
+        comparisons=tuple(one.comparison for one in measured),
+        probes=probes.probes,
     )
     _refuse_other_inputs(task, run.heldout.inputs)
     with output_folder(out) as folder:
@@ -86,7 +112,7 @@ def _compile(run: Run, out: Path, package_version: str) -> Compiled:
             (folder / path).parent.mkdir(exist_ok=True)
             (folder / path).write_bytes(content)
         (folder / MANIFEST_FILE).write_bytes(manifest.to_bytes())
-    return Compiled(out, manifest, parity)
+    return Compiled(out, manifest, parity, probes, measured)
 
 
 def _lineage(run: Run) -> Lineage:

@@ -12,6 +12,7 @@ from hybridge_cloud.package import read_package
 from hybridge_cloud.training.graph import Graph
 from hybridge_cloud.training.task import Arrays, Task
 from hybridge_edge.contract.errors import InvalidInput
+from hybridge_edge.package import Package
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,22 @@ def evaluate_package(package_folder: Path, windows: Arrays, labels: NDArray[np.i
         PackageRefused: the package's files are not what its manifest says. InvalidInput: the tensors do not fit.
     """
     package = read_package(package_folder)
-    manifest = package.manifest
     if any(len(array) != len(labels) for array in windows.values()) or not len(labels):
         raise InvalidInput(f"{len(labels)} labels do not fit the windows' rows.")
-    variant = manifest.variants[0]
-    features = Graph(package.read(variant.features)).run(windows, manifest.max_batch)
-    outputs = Graph(package.read(variant.model)).run(features, manifest.max_batch)
+    outputs = answer_with(package, windows)
     return Evaluation(task.metrics(outputs, labels), task.correct(outputs, labels), outputs)
+
+
+def answer_with(package: Package, windows: Arrays) -> Arrays:
+    """A package's answers by its own graphs: raw inputs by name, each (rows, ...) -> outputs by name.
+
+    Raises:
+        PackageRefused: a graph is not what the manifest says. InvalidInput: the tensors do not fit.
+    """
+    variant, rows = package.manifest.variants[0], package.manifest.max_batch
+    return answer_with_graphs(package.read(variant.features), package.read(variant.model), windows, rows)
+
+
+def answer_with_graphs(features_onnx: bytes, model_onnx: bytes, windows: Arrays, max_batch: int) -> Arrays:
+    """The same for two graphs that are no package yet."""
+    return Graph(model_onnx).run(Graph(features_onnx).run(windows, max_batch), max_batch)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
 
+from hybridge_cloud.compile.npy import npy_bytes
 from hybridge_cloud.compile.parity import Reference
 from hybridge_cloud.training.project import ParityConfig
 from hybridge_cloud.training.task import Samples
@@ -30,8 +30,6 @@ def golden_files(samples: Samples, wanted: Reference, config: ParityConfig) -> G
     for role, arrays in (("input", samples.inputs), ("output", wanted.outputs)):
         for index, (name, array) in enumerate(arrays.items()):
             path = f"golden/{role}-{index}.npy"
-            content = io.BytesIO()
-            np.save(content, np.ascontiguousarray(array[rows]), allow_pickle=False)
-            files[path] = content.getvalue()
+            files[path] = npy_bytes(array[rows])
             tensors.append(GoldenTensor(role, name, path))
     return GoldenFiles(Golden(tuple(tensors), config.rtol, config.atol), files)

@@ -13,6 +13,8 @@ from hybridge_edge.contract.errors import Refused
 
 TOLERANCE = 1e-4
 """Largest difference of a probability between the same graphs here and on a device; versions differ by far more."""
+MINIMUM_TELLING = 8
+"""Windows on which two versions must differ by ten tolerances, or their answers prove nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,72 +38,99 @@ class LoadRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """The answers of one device, sorted by the version whose numbers they carry.
+class Numbers:
+    """What one version gives for every window asked, or several versions that give the same.
 
     Attributes:
-        proven: answers per version. mislabelled: answers whose numbers are of another version than the server said.
-        unknown: OK answers that are of no version. failed: requests not answered OK in time.
-        switched_at: seconds since 1970 of the first proven answer, by version. last: version of the last answer.
+        versions: sorted. outputs: (windows, classes) float32.
+    """
+
+    versions: tuple[str, ...]
+    outputs: NDArray[np.float32]
+
+    @property
+    def name(self) -> str:
+        return " = ".join(self.versions)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The answers of one device, sorted by whose numbers they carry.
+
+    Attributes:
+        proven: answers that carry the numbers of one name of ``Numbers`` and of no other. either: of more than one.
+        mislabelled: answers that carry only numbers of other versions than the server said.
+        unknown: OK answers that carry no version's numbers. failed: requests not answered OK in time.
+        switched_at: seconds since 1970 of the first proven answer, by name. last: name of the last one.
     """
 
     device: str
     requests: int
     failed: int
     proven: dict[str, int]
+    either: int
     mislabelled: int
     unknown: int
     switched_at: dict[str, float]
     last: str
 
 
-def matches(record: LoadRecord, expected: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.bool_]]:
-    """Which requests were answered with the numbers of which version.
+def distinct(expected: Mapping[str, NDArray[np.float32]]) -> tuple[Numbers, ...]:
+    """The different numbers among versions: those that agree on every window stand together.
 
     Args:
-        expected: version -> (probes, classes) float32, the outputs of that package's own graphs.
+        expected: version -> (windows, classes) float32, the outputs of that package's own graphs.
 
     Raises:
-        Refused: two versions give the same numbers for a probe, so that nothing could be proven.
+        Refused: two versions differ, but on too few windows to prove anything.
     """
-    if (gap := tell_apart(expected)) < 10 * TOLERANCE:
-        raise Refused(
-            f"Two versions differ by {gap:.2g} at most on a probe; that proves nothing.", "Choose other probe windows."
-        )
+    found: list[Numbers] = []
+    for version in sorted(expected):
+        outputs = expected[version]
+        for place, other in enumerate(found):
+            gaps = np.abs(outputs - other.outputs).max(axis=1)
+            if (gaps < TOLERANCE).all():
+                found[place] = Numbers((*other.versions, version), other.outputs)
+                break
+            if int((gaps > 10 * TOLERANCE).sum()) < MINIMUM_TELLING:
+                raise Refused(
+                    f"Versions {other.name} and {version} hardly differ on the windows asked; that proves nothing.",
+                    "Ask more windows.",
+                )
+        else:
+            found.append(Numbers((version,), outputs))
+    return tuple(found)
+
+
+def matches(record: LoadRecord, known: tuple[Numbers, ...]) -> dict[str, NDArray[np.bool_]]:
+    """Name of numbers -> (requests,) whether the answer carries them; an answer may carry the numbers of several."""
     whole = (record.code == 0) & ~np.isnan(record.answer).any(axis=1)
+    answers = np.nan_to_num(record.answer)
     return {
-        version: whole & (np.abs(np.nan_to_num(record.answer) - outputs[record.probe]).max(axis=1) < TOLERANCE)
-        for version, outputs in expected.items()
+        item.name: whole & (np.abs(answers - item.outputs[record.probe]).max(axis=1, initial=0.0) < TOLERANCE)
+        for item in known
     }
 
 
-def prove(record: LoadRecord, expected: Mapping[str, NDArray[np.float32]]) -> Proof:
-    """Sort every answer by the version whose numbers it carries; arguments and errors as ``matches``."""
+def prove(record: LoadRecord, known: tuple[Numbers, ...]) -> Proof:
+    """Sort every answer by whose numbers it carries."""
     answered = record.code == 0
-    by_version = matches(record, expected)
-    known = np.zeros(len(answered), bool)
-    for match in by_version.values():
-        known |= match
-    rows = {version: np.flatnonzero(match) for version, match in by_version.items()}
-    seen = {version: found for version, found in rows.items() if len(found)}
+    carried = matches(record, known)
+    count = np.zeros(len(answered), np.int64)
+    as_said = np.zeros(len(answered), bool)
+    for item in known:
+        count += carried[item.name]
+        as_said |= carried[item.name] & np.isin(record.version, item.versions)
+    rows = {name: np.flatnonzero(match & (count == 1)) for name, match in carried.items()}
+    seen = {name: found for name, found in rows.items() if len(found)}
     return Proof(
         device=record.device,
         requests=len(answered),
         failed=int((~answered).sum()),
-        proven={version: len(found) for version, found in rows.items()},
-        mislabelled=sum(int((record.version[found] != version).sum()) for version, found in rows.items()),
-        unknown=int((answered & ~known).sum()),
-        switched_at={version: float(record.sent_at[found[0]]) for version, found in seen.items()},
-        last=max(seen, key=lambda version: int(seen[version][-1]), default=""),
+        proven={name: len(found) for name, found in rows.items()},
+        either=int((count > 1).sum()),
+        mislabelled=int(((count > 0) & ~as_said).sum()),
+        unknown=int((answered & (count == 0)).sum()),
+        switched_at={name: float(record.sent_at[found[0]]) for name, found in seen.items()},
+        last=max(seen, key=lambda name: int(seen[name][-1]), default=""),
     )
-
-
-def tell_apart(expected: Mapping[str, NDArray[np.float32]]) -> float:
-    """The smallest over probes of the largest difference between two versions: below TOLERANCE nothing is proven."""
-    versions = sorted(expected)
-    gaps = [
-        float(np.abs(expected[first] - expected[second]).max(axis=1).min())
-        for index, first in enumerate(versions)
-        for second in versions[index + 1 :]
-    ]
-    return min(gaps, default=float("inf"))

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hybridge_cloud.demo.answers import LoadRecord
+from hybridge_cloud.demo.answers import LoadRecord, Numbers, matches
 from hybridge_cloud.demo.summary import STATEMENT, Summary
 
 _COLOURS = ("#94a3b8", "#2563eb", "#16a34a", "#d97706", "#dc2626")
@@ -28,12 +27,13 @@ p.note{color:#64748b;font-size:.9rem}
 """
 
 
-def write(summary: Summary, records: list[LoadRecord], proven: dict[str, NDArray[np.bool_]], path: Path) -> None:
+def write(summary: Summary, records: list[LoadRecord], known: tuple[Numbers, ...], path: Path) -> None:
     """Write the page.
 
     Args:
-        proven: "DEVICE VERSION" -> which of that device's requests were answered by that version (bool, one a request).
+        records: what each device answered. known: what each version gives for the windows asked.
     """
+    bad = [told for told in summary.rollouts if told.kind != "good"]
     figures = [
         (f"{summary.before.value:.3f} → {summary.after.value:.3f}", "accuracy on the frozen slice"),
         (f"{summary.failed_requests} of {summary.requests:,}", "requests failed, counted by the caller"),
@@ -41,22 +41,33 @@ def write(summary: Summary, records: list[LoadRecord], proven: dict[str, NDArray
             f"{summary.samples.lost} / {summary.samples.duplicated}",
             f"samples lost / duplicated of {summary.samples.captured}",
         ),
-        (str(len(summary.devices)), "core devices"),
+        (f"{sum(told.rings == 1 for told in bad)} of {len(bad)}", "bad models stopped in the first ring and put back"),
     ]
     cards = "".join(f"<div><b>{html.escape(big)}</b><span>{html.escape(small)}</span></div>" for big, small in figures)
     sections = [
-        ("Who answered, second by second", _svg(lambda axes: _answers(axes, records, proven), 8, 2.6), _ANSWERS_NOTE),
+        (
+            "Which version answered, device by device",
+            _svg(lambda axes: _answers(axes, records, known), 8, 0.7 * len(records) + 1.1),
+            _ANSWERS_NOTE,
+        ),
         ("How long an answer took", _svg(lambda axes: _latency(axes, records), 8, 2.4), _LATENCY_NOTE),
         ("Before and after retraining", _svg(lambda axes: _accuracy(axes, summary), 8, 1.8), STATEMENT),
         ("Where the samples are", _svg(lambda axes: _samples(axes, summary), 8, 1.9), ""),
         ("Where the time went", _svg(lambda axes: _seconds(axes, summary), 8, 0.32 * len(summary.seconds) + 0.6), ""),
     ]
-    body = "".join(f"<h2>{title}</h2>{svg}<p class=note>{html.escape(note)}</p>" for title, svg, note in sections)
+    rows = "".join(
+        f"<tr><td><b>{html.escape(told.version)}</b><td>{html.escape(told.sentence)}<td>{html.escape(told.reason)}</tr>"
+        for told in summary.rollouts
+    )
+    body = f"<h2>Rollouts</h2><table>{rows}</table>" + "".join(
+        f"<h2>{title}</h2>{svg}<p class=note>{html.escape(note)}</p>" for title, svg, note in sections
+    )
     text = (
         "<!doctype html><html lang=en><meta charset=utf-8><title>Hybridge: one turn of the loop</title>"
         f"<style>{_STYLE}</style><h1>One turn of the loop</h1>"
         "<p>A model learnt, was packed and signed, went to every device by Greengrass, answered, gave its samples "
-        "back, learnt from them, and was replaced while it answered.</p>"
+        "back, learnt from them, and was replaced ring by ring while it answered. Two bad models followed; each was "
+        "stopped in the first ring, by what that ring's device measured, and put back.</p>"
         f"<div class=figures>{cards}</div>{body}</html>\n"
     )
     path.write_text(text)
@@ -85,23 +96,30 @@ def _svg(draw: Callable[[Any], None], width: float, height: float) -> str:
     return text[text.index("<svg") :]
 
 
-def _answers(axes: Any, records: list[LoadRecord], proven: dict[str, NDArray[np.bool_]]) -> None:
+def _answers(axes: Any, records: list[LoadRecord], known: tuple[Numbers, ...]) -> None:
+    """A strip a device: the share of each second's answers that each version gave, by their numbers."""
     begin = min((record.sent_at[0] for record in records if len(record.sent_at)), default=0.0)
     end = max((record.sent_at[-1] for record in records if len(record.sent_at)), default=1.0)
     edges = np.arange(0.0, end - begin + 1.0, 1.0)
-    versions = sorted({name.split(" ", 1)[1] for name in proven})
-    bottom = np.zeros(max(len(edges) - 1, 1))
-    for index, version in enumerate(versions):
-        times = [record.sent_at[proven[f"{record.device} {version}"]] - begin for record in records]
-        counts, _ = np.histogram(np.concatenate(times), bins=edges)
-        axes.bar(edges[:-1], counts, bottom=bottom, width=1.0, color=_COLOURS[index % 5], label=f"version {version}")
-        bottom = bottom + counts
-    failed = np.concatenate([record.sent_at[record.code != 0] - begin for record in records])
-    if len(failed):
-        axes.plot(failed, np.zeros(len(failed)), "x", color=_COLOURS[4], label="failed")
+    versions = sorted(version for item in known for version in item.versions)
+    for row, record in enumerate(records):
+        carried = matches(record, known)
+        total = np.maximum(np.histogram(record.sent_at - begin, bins=edges)[0], 1)
+        bottom = np.full(len(edges) - 1, float(row))
+        for index, version in enumerate(versions):
+            name = next(item.name for item in known if version in item.versions)
+            times = record.sent_at[carried[name] & (record.version == version)] - begin
+            share = 0.8 * np.histogram(times, bins=edges)[0] / total
+            label = f"version {version}" if row == 0 else None
+            axes.bar(edges[:-1], share, bottom=bottom, width=1.0, align="edge", color=_COLOURS[index % 5], label=label)
+            bottom += share
+        failed = record.sent_at[record.code != 0] - begin
+        if len(failed):
+            axes.plot(failed, np.full(len(failed), row + 0.4), "x", color="black")
+    axes.set_yticks([row + 0.4 for row in range(len(records))], [record.device for record in records])
+    axes.set_ylim(len(records), -0.1)
     axes.set_xlabel("seconds")
-    axes.set_ylabel("answers a second")
-    axes.legend(frameon=False, ncols=4, loc="upper left", bbox_to_anchor=(0, 1.18))
+    axes.legend(frameon=False, ncols=5, loc="lower left", bbox_to_anchor=(0, 1.0))
 
 
 def _latency(axes: Any, records: list[LoadRecord]) -> None:

@@ -41,8 +41,15 @@ class Progress:
             self.seconds[name] = round(time.monotonic() - begin, 2)
         self.console.print(f"    [green]done[/green] in {self.seconds[name]:.1f} s")
 
-    def command(self, *words: str | Path) -> str:
-        """Run ``hybridge WORDS...``, log it whole, and return what it printed. Raises Refused with its last lines."""
+    def command(self, *words: str | Path, fails: bool | None = False) -> str:
+        """Run ``hybridge WORDS...``, log it whole, and return what it printed.
+
+        Args:
+            fails: whether it must end with exit code 1, as a rollout does that put back a bad model; None: either.
+
+        Raises:
+            Refused: it ended otherwise; with its last lines.
+        """
         texts = [str(word) for word in words]
         shown = " ".join(self._short(text) for text in texts)
         self.console.print(f"    $ hybridge {shown}", highlight=False)
@@ -62,7 +69,7 @@ class Progress:
             raise Refused(f"'hybridge {shown}' did not end within {COMMAND_SECONDS} s.", f"See {log}.") from None
         with log.open("a") as file:
             file.write(f"$ hybridge {' '.join(texts)}\n{done.stdout}{done.stderr}[exit {done.returncode}]\n\n")
-        if done.returncode:
+        if done.returncode not in ((0, 1) if fails is None else (int(fails),)):
             tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-_TAIL_LINES:])
             raise Refused(f"'hybridge {shown}' ended with {done.returncode}:\n{tail}", f"The whole output is in {log}.")
         return done.stdout

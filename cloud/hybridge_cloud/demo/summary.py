@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.table import Table
 
 from hybridge_cloud.demo.answers import Proof
+from hybridge_cloud.demo.rollouts import Told
 from hybridge_edge.contract.errors import Refused
 
 REPORT_FORMAT = 1
@@ -58,6 +59,7 @@ class Summary:
     """One run of the demo."""
 
     split: int
+    fleet: str
     devices: tuple[str, ...]
     before: Accuracy
     after: Accuracy
@@ -65,6 +67,7 @@ class Summary:
     samples: Samples
     proofs: tuple[Proof, ...]
     executions: dict[str, int]
+    rollouts: tuple[Told, ...]
     seconds: dict[str, float]
     load_rate: float
 
@@ -88,6 +91,7 @@ class Summary:
         return {
             "format": REPORT_FORMAT,
             "split": self.split,
+            "fleet": self.fleet,
             "devices": list(self.devices),
             "accuracy": {
                 "before": self.before.to_json(),
@@ -99,9 +103,11 @@ class Summary:
             "failed_requests": self.failed_requests,
             "requests_per_second_and_device": self.load_rate,
             "answers_by_proven_version": self.answers,
+            "answers_of_several_versions": sum(proof.either for proof in self.proofs),
             "answers_of_no_version": sum(proof.unknown for proof in self.proofs),
             "answers_mislabelled": sum(proof.mislabelled for proof in self.proofs),
             "last_proven_version": {proof.device: proof.last for proof in self.proofs},
+            "rollouts": [told.to_json() for told in self.rollouts],
             "replayed": self.samples.replayed,
             "captured": self.samples.captured,
             "returned": self.samples.returned,
@@ -131,11 +137,16 @@ class Summary:
         if any(count != 1 for count in self.executions.values()) or not self.executions:
             broken.append(f"executions per dataset: {self.executions}")
         for proof in self.proofs:
-            if proof.last != wanted_version or proof.unknown or proof.mislabelled:
+            if wanted_version not in proof.last.split(" = ") or proof.unknown or proof.mislabelled:
                 broken.append(
                     f"{proof.device} ends on {proof.last or 'no version'}, {proof.unknown} answers of no version, "
                     f"{proof.mislabelled} mislabelled"
                 )
+        for told in self.rollouts:
+            if told.kind == "good" and (told.status != "SUCCEEDED" or set(told.reached) != set(self.devices)):
+                broken.append(f"the good rollout ended as {told.status} on {len(told.reached)} devices")
+            if told.kind != "good" and (told.status != "PUT_BACK" or told.rings != 1):
+                broken.append(f"the {told.kind} rollout ended as {told.status} after {told.rings} rings")
         if self.after.value <= self.before.value:
             broken.append(f"accuracy went from {self.before.value:.3f} to {self.after.value:.3f}")
         if broken:
@@ -163,6 +174,7 @@ class Summary:
                 f"{samples.duplicated} duplicated",
             ),
             ("executions per dataset", ", ".join(f"{name}: {count}" for name, count in self.executions.items())),
+            *((f"rollout of {told.version}", told.sentence) for told in self.rollouts),
             ("seconds", f"{sum(self.seconds.values()):.0f} in all"),
         ]
         for name, figure in rows:

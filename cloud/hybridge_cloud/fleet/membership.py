@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,9 @@ from hybridge_cloud.fleet import record
 from hybridge_cloud.fleet.record import FleetRecord
 from hybridge_cloud.fleet.rings import ring_of
 from hybridge_edge.contract import names
-from hybridge_edge.contract.errors import Conflict, Refused
+from hybridge_edge.contract.errors import Conflict, InvalidName, Refused
+
+_RING = re.compile(r"(.+)-r[0-9]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,19 @@ def ensure_groups(fleet: str) -> None:
 
 
 def ensure_fleet(bucket: Bucket, fleet: str, prefix: str = names.DEFAULT_PREFIX) -> FleetRecord:
-    """Make a fleet: groups and record. Making it twice changes nothing. Raises Conflict where it differs."""
-    made = record.create(bucket, fleet, prefix)
+    """Make a fleet: groups, then the record. Making it twice changes nothing.
+
+    Raises:
+        Conflict: it exists with another prefix, or one of its groups is another fleet's. InvalidName.
+    """
+    if _RING.fullmatch(names.fleet_name(fleet)):
+        raise InvalidName(f"The fleet name {fleet!r} reads as another fleet's ring.", "End it otherwise.")
+    found = record.find(bucket, fleet)
+    if found is not None and found.prefix != prefix:
+        raise Conflict(f"The fleet {fleet!r} exists with the component prefix {found.prefix!r}.", "Use that prefix.")
+    names.ComponentNames(prefix)
     ensure_groups(fleet)
-    return made
+    return record.create(bucket, fleet, prefix)
 
 
 def rings(fleet: str) -> tuple[Ring, ...]:
@@ -77,14 +89,14 @@ def placed(fleet: str) -> Mapping[str, int]:
     return found
 
 
-def enrol(thing: str, fleet: str, ring: int | None = None) -> Membership:
-    """Put a device into a ring of a fleet, for life. Enrolling it again changes nothing.
+def choose(thing: str, fleet: str, ring: int | None = None) -> Membership:
+    """The ring that a device is in, or is to be in; changes nothing.
 
     Args:
         ring: the ring to pin it to; by a hash of its name where it is None.
 
     Raises:
-        Conflict: it is in another ring than the one asked for. NotFound: there is no such thing.
+        Conflict: it is in another ring than the one asked for, in another fleet, or directly in the parent group.
         Refused: there is no such fleet.
     """
     existing = placed(fleet)
@@ -94,10 +106,50 @@ def enrol(thing: str, fleet: str, ring: int | None = None) -> Membership:
             f"The device {thing!r} is in ring {number} of {fleet!r}, not in ring {ring}.",
             "A device's ring is for life.",
         )
-    group = names.ring_group(fleet, number)
-    if thing not in existing:
-        try:
-            iot.add_to_group(thing, group)
-        except NotFound:
-            raise NotFound(f"There is no device {thing!r}.", "Register it as a thing first.") from None
-    return Membership(thing, fleet, number, group)
+    for group in iot.groups_of(thing):
+        _check_other(thing, fleet, group)
+    return Membership(thing, fleet, number, names.ring_group(fleet, number))
+
+
+def _check_other(thing: str, fleet: str, group: str) -> None:
+    """Whether a group that a device is in keeps it out of the fleet; groups that are no ring of ours do not."""
+    if group == fleet:
+        raise Conflict(
+            f"The device {thing!r} is directly in the thing group {fleet!r}, which holds rings only.",
+            "Take it out of that group.",
+        )
+    ring = _RING.fullmatch(group)
+    if ring is None or ring[1] == fleet:
+        return
+    found = iot.find_group(group)
+    if found is not None and found.parent == ring[1]:
+        raise Conflict(
+            f"The device {thing!r} is in the ring {group!r} of another fleet.",
+            f"A device is in one fleet: take it out of {group!r}, or give this one another name.",
+        )
+
+
+def join(membership: Membership) -> None:
+    """Put a device into its ring, for life; one that is there stays. It gets the ring's deployment at once.
+
+    Raises:
+        NotFound: there is no such thing. Conflict: somebody put it into another ring meanwhile.
+    """
+    thing, group = membership.thing, membership.group
+    if group in iot.groups_of(thing):
+        return
+    try:
+        iot.add_to_group(thing, group)
+    except NotFound:
+        raise NotFound(f"There is no device {thing!r}.", "Register it as a thing first.") from None
+    rings_now = {names.ring_group(membership.fleet, number) for number in range(names.RINGS)}
+    if others := sorted((rings_now & set(iot.groups_of(thing))) - {group}):
+        iot.remove_from_group(thing, group)
+        raise Conflict(f"The device {thing!r} was put into {others[0]!r} meanwhile.", "A device's ring is for life.")
+
+
+def enrol(thing: str, fleet: str, ring: int | None = None) -> Membership:
+    """Put a thing into a ring of a fleet: ``choose``, then ``join``."""
+    membership = choose(thing, fleet, ring)
+    join(membership)
+    return membership

@@ -119,6 +119,14 @@ def read(bucket: Bucket, fleet: str) -> FleetRecord:
     return _read(bucket, fleet)[0]
 
 
+def find(bucket: Bucket, fleet: str) -> FleetRecord | None:
+    """A fleet's record, or None where there is no such fleet."""
+    try:
+        return FleetRecord.from_bytes(bucket.get(names.fleet_key(fleet)))
+    except ObjectMissing:
+        return None
+
+
 def change(bucket: Bucket, fleet: str, changed: Callable[[FleetRecord], FleetRecord]) -> FleetRecord:
     """Change a fleet's record by a pure function of it, which is called again whenever another writer was faster.
 

@@ -143,8 +143,10 @@ class Stages:
         run = state.download(self._bucket, self._dataset, RUN_FOLDER, self._work / "trained")
         taken = registry.versions(self._bucket, self._model)
         version = next_major(max((*taken, quality.champion), key=names.version_key))
-        compiled = compile_run(run, self._work / PACKAGE_FOLDER, version)
         task = self._project().task()
+        # The manifest says how often the two disagreed, for the rollout to hold devices to.
+        against = (champion,) if task.confidence_output else ()
+        compiled = compile_run(run, self._work / PACKAGE_FOLDER, version, against)
         frozen = task.dataset(self._plan.split).frozen
         comparison = compare(
             evaluate_package(champion, frozen.inputs, frozen.labels, task).correct,

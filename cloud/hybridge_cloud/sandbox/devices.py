@@ -13,12 +13,14 @@ from pathlib import Path
 
 from botocore.exceptions import ClientError
 
-from hybridge_cloud.fleet import membership
+from hybridge_cloud.aws import session
+from hybridge_cloud.fleet import enrolment
 from hybridge_cloud.sandbox import processes, provision, things
 from hybridge_cloud.sandbox.device.__main__ import TRUST_FILE
 from hybridge_cloud.sandbox.device.layout import Layout
 from hybridge_cloud.sandbox.device.mode import Mode, limits_of
 from hybridge_cloud.sandbox.folder import Ports, Recorded, SandboxFolder
+from hybridge_cloud.sandbox.folder import environment as account_environment
 from hybridge_edge import durable, runtime
 from hybridge_edge.contract import names
 from hybridge_edge.contract.errors import Conflict, InvalidDocument, ModelNotFound, Unavailable, UsageError
@@ -26,7 +28,6 @@ from hybridge_edge.contract.trust_document import TRUST_VARIABLE, TrustDocument
 
 FORMAT = 1
 MODES = ("classic", "lite")
-SENSORS_THING = "hybridge-sensors"
 HEALTH_SECONDS = 90.0
 STOP_SECONDS = 40.0
 
@@ -134,7 +135,7 @@ def add(
         trust: whose packages it believes; None: it believes none.
 
     Raises:
-        Conflict: a device of that name exists. Unavailable: it did not report in time.
+        Conflict: a device of that name exists, here or in the account. Unavailable: it did not report in time.
     """
     names.thing_name(name)
     names.fleet_name(fleet)
@@ -184,11 +185,11 @@ def _register(
     if home.exists():  # of an add or a remove that was interrupted: nothing of it may come back to life
         say(f"clearing what an interrupted command left of {name}")
         _forget(folder, ports, name)
-    home.mkdir(mode=0o700)
-    if trust is not None:
-        durable.write(home / TRUST_FILE, trust.to_bytes())
+    with session.using(account_environment(ports)):
+        if things.ensure_fleet(fleet):
+            say(f"there was no fleet {fleet}: making it")
     say(f"registering {name} in {fleet}")
-    device = Device(name, fleet, enrol(folder, ports, name, fleet, ring), mode)
+    device = Device(name, fleet, enrol(folder, ports, name, fleet, ring, mode, trust), mode)
     device.write(folder)  # the keeper starts what has a device.json
     return device
 
@@ -204,19 +205,28 @@ def _alone(folder: SandboxFolder) -> Iterator[None]:
         os.close(descriptor)
 
 
-def enrol(folder: SandboxFolder, ports: Ports, name: str, fleet: str, ring: int | None) -> int:
-    """Make the account know a device, which it may know already; returns its ring."""
-    things.enrol(things.client(ports), ports, folder.device(name), name)
-    with provision.as_account(ports):
-        membership.ensure_groups(fleet)
-        return membership.enrol(name, fleet, ring).ring
+def enrol(
+    folder: SandboxFolder,
+    ports: Ports,
+    name: str,
+    fleet: str,
+    ring: int | None,
+    mode: str,
+    trust: TrustDocument | None = None,
+) -> int:
+    """Make the account know a device, as ``hybridge fleet enroll`` does; it may know it already. Returns its ring."""
+    with session.using(account_environment(ports)):
+        return things.enrol(ports, folder.device(name), name, fleet, ring, mode, trust)
 
 
 def enrol_all(folder: SandboxFolder, ports: Ports) -> None:
     """Make the account know every registered device, and the one client that replays recordings."""
+    with session.using(account_environment(ports)):
+        for fleet in sorted({device.fleet for device in registered(folder)}):
+            things.ensure_fleet(fleet)
+        things.identify(ports, folder.sensors, things.SENSORS)
     for device in registered(folder):
-        enrol(folder, ports, device.name, device.fleet, device.ring)
-    things.enrol(things.client(ports), ports, folder.sensors, SENSORS_THING)
+        enrol(folder, ports, device.name, device.fleet, device.ring, device.mode)
 
 
 def remove(folder: SandboxFolder, ports: Ports, name: str) -> None:
@@ -243,7 +253,8 @@ def remove(folder: SandboxFolder, ports: Ports, name: str) -> None:
 def _forget(folder: SandboxFolder, ports: Ports, name: str) -> None:
     """Take a device that does not run out of the account, and remove its folders; parts may be gone already."""
     home = folder.device(name)
-    things.forget(things.client(ports), home, name)
+    with session.using(account_environment(ports)):
+        enrolment.revoke(name)
     greengrass = provision.session().client("greengrassv2", endpoint_url=provision.control_endpoint(ports))
     try:
         greengrass.delete_core_device(coreDeviceThingName=name)

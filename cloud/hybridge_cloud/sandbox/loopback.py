@@ -1,7 +1,9 @@
-"""Run the embedded account so that nothing of it listens beyond loopback.
+"""Run the embedded account so that nothing of it listens beyond loopback, and its broker heeds IoT policies.
 
 Executed by path with the account environment's own Python, so standard library only. The account's MQTT listener asks
-for 0.0.0.0 whatever it is told; here every bind of the process goes to loopback or is refused.
+for 0.0.0.0 whatever it is told; here every bind of the process goes to loopback or is refused. Its broker evaluates
+the policies of a client's certificate only where every HTTPS request's signature is checked as well, which needs users
+and keys that a sandbox has no use for; here a client with a certificate is held to its policies always.
 """
 
 from __future__ import annotations
@@ -25,10 +27,19 @@ def loopback_bind(self: socket.socket, address: Any) -> None:
     _bind(self, address)
 
 
+def has_policies(session: Any) -> bool:
+    """Whether a session of the broker is held to IoT policies: where it showed a certificate."""
+    return session.certificate_id is not None
+
+
 def main() -> None:
     socket.socket.bind = loopback_bind  # type: ignore[method-assign,assignment]
     from ministack.app import main as account  # type: ignore[import-not-found]
+    from ministack.services import iot  # type: ignore[import-not-found]
 
+    if not callable(getattr(iot._WSSession, "_evaluates_policies", None)):
+        raise RuntimeError("this version of the account has no policies in its broker")
+    iot._WSSession._evaluates_policies = has_policies
     account()
 
 

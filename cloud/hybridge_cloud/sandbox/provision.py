@@ -6,15 +6,12 @@ The account saves this only on a clean stop, so it is made again, the same, at e
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from hybridge_cloud.sandbox.folder import BUCKET, HOST, REGION, Ports, environment
+from hybridge_cloud.sandbox.folder import BUCKET, HOST, REGION, Ports
 
 QUEUE = "hybridge-batches"
 DEAD_LETTER_QUEUE = "hybridge-batches-dead"
@@ -35,23 +32,6 @@ def account_endpoint(ports: Ports) -> str:
 
 def control_endpoint(ports: Ports) -> str:
     return f"http://{HOST}:{ports.control}"
-
-
-@contextmanager
-def as_account(ports: Ports) -> Iterator[None]:
-    """Let ``hybridge_cloud.aws``, which goes by the environment, speak to this sandbox for the length of a ``with``."""
-    before = {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
-    _replace_aws(environment(ports))
-    try:
-        yield
-    finally:
-        _replace_aws(before)
-
-
-def _replace_aws(variables: dict[str, str]) -> None:
-    for key in [key for key in os.environ if key.startswith("AWS_")]:
-        del os.environ[key]
-    os.environ.update({key: value for key, value in variables.items() if key.startswith("AWS_")})
 
 
 def configuration() -> Config:

@@ -17,6 +17,7 @@ from hybridge_cloud.training.task import Task
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import Reader
 from hybridge_edge.contract.errors import Refused, UsageError
+from hybridge_edge.contract.expectations import Guard
 
 PROJECT_FILE = "project.toml"
 SOURCE_TYPES = frozenset({".py", ".toml", ".json"})
@@ -49,6 +50,7 @@ class Project:
 
     Attributes:
         task_class: FILE:CLASS, below the folder. version: of the first package. max_batch: rows one run may hold.
+        guards: bounds of outputs that the project states itself.
     """
 
     folder: Path
@@ -58,6 +60,7 @@ class Project:
     train: TrainConfig
     parity: ParityConfig
     max_batch: int
+    guards: tuple[Guard, ...] = ()
 
     def task(self) -> Task:
         """Import the task's class and make one. Raises Refused where it is not there or not a Task."""
@@ -106,6 +109,7 @@ def load_project(folder: Path) -> Project:
         train=reader.object("train", TrainConfig.read),
         parity=reader.object("parity", ParityConfig.read),
         max_batch=reader.object("package", lambda package: package.integer("max_batch", minimum=1, maximum=1024)),
+        guards=reader.objects("guards", Guard.read, ()),
     )
     reader.close()
     return project

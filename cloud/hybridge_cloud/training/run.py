@@ -3,7 +3,8 @@
 config.json      what was trained, on what, with which versions (RunConfig)
 metrics.json     PART.METRIC -> number
 checkpoint.pt    the model's state_dict; read with weights_only
-heldout.npz      some raw validation windows and labels: parity and golden inputs come from them
+heldout.npz      some raw validation windows and labels: parity, golden inputs and probes come from them
+frozen.npz       some of the frozen slice: what the package is compared with others on; older runs have none
 project/         the project's own files as they were
 features.onnx    retrained runs only: the champion's graph, byte for byte
 """
@@ -32,6 +33,9 @@ from hybridge_edge.contract.errors import Refused, UsageError
 
 FORMAT = 1
 HELDOUT_ROWS = 256
+FROZEN_ROWS = 1024
+HELDOUT_FILE = "heldout.npz"
+FROZEN_FILE = "frozen.npz"
 FEATURES_FILE = "features.onnx"
 _INPUT = "inputs."
 
@@ -102,13 +106,14 @@ class RunConfig:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run as read from its folder. ``features_onnx`` is None for a first training."""
+    """A run as read from its folder. ``features_onnx`` is None for a first training, ``frozen`` for an older run."""
 
     folder: Path
     config: RunConfig
     metrics: dict[str, float]
     project: Project
     heldout: Samples
+    frozen: Samples | None
     features_onnx: bytes | None
 
     def load_weights(self, module: nn.Module) -> nn.Module:
@@ -130,19 +135,16 @@ def write_run(
     module: nn.Module,
     metrics: dict[str, float],
     valid: Samples,
+    frozen: Samples,
     features_onnx: bytes | None = None,
 ) -> None:
     """Write a run folder. Raises Conflict where ``out`` is there already; nothing is left behind on any error."""
-    rows = np.linspace(0, len(valid) - 1, min(HELDOUT_ROWS, len(valid))).astype(np.int64)
-    heldout = valid.take(rows)
     with output_folder(out) as folder:
         (folder / "config.json").write_bytes(config.to_bytes())
         (folder / "metrics.json").write_bytes(canonical(metrics))
         torch.save(module.state_dict(), folder / "checkpoint.pt")
-        arrays: dict[str, Any] = {_INPUT + name: array for name, array in heldout.inputs.items()}
-        plain = io.BytesIO()
-        np.savez_compressed(plain, ids=heldout.ids, labels=heldout.labels, groups=heldout.groups, **arrays)
-        (folder / "heldout.npz").write_bytes(plain.getvalue())
+        _write_samples(folder / HELDOUT_FILE, valid, HELDOUT_ROWS)
+        _write_samples(folder / FROZEN_FILE, frozen, FROZEN_ROWS)
         (folder / "project").mkdir()
         for name, content in sources.items():
             (folder / "project" / name).write_bytes(content)
@@ -158,9 +160,8 @@ def read_run(folder: Path) -> Run:
     try:
         document = json.loads((folder / "metrics.json").read_bytes())
         metrics = Reader({"metrics": document}, "run's metrics.json").numbers_by_name("metrics")
-        with np.load(folder / "heldout.npz", allow_pickle=False) as data:
-            inputs = {name.removeprefix(_INPUT): data[name] for name in data.files if name.startswith(_INPUT)}
-            heldout = Samples(data["ids"], inputs, data["labels"], data["groups"])
+        heldout = _read_samples(folder / HELDOUT_FILE)
+        frozen = _read_samples(folder / FROZEN_FILE) if (folder / FROZEN_FILE).exists() else None
         features = folder / FEATURES_FILE
         features_onnx = features.read_bytes() if config.features_digest else None
     except (OSError, ValueError, KeyError, BadZipFile) as error:
@@ -168,4 +169,19 @@ def read_run(folder: Path) -> Run:
     project = load_project(folder / "project")
     if digest_of_sources(project.sources()) != config.code_digest:
         raise Refused(f"The project's files in run {str(folder)!r} were changed after it was trained.", "Train again.")
-    return Run(folder, config, metrics, project, heldout, features_onnx)
+    return Run(folder, config, metrics, project, heldout, frozen, features_onnx)
+
+
+def _write_samples(path: Path, samples: Samples, limit: int) -> None:
+    """Write at most ``limit`` of the samples, evenly chosen."""
+    chosen = samples.take(np.linspace(0, len(samples) - 1, min(limit, len(samples))).astype(np.int64))
+    arrays: dict[str, Any] = {_INPUT + name: array for name, array in chosen.inputs.items()}
+    content = io.BytesIO()
+    np.savez_compressed(content, ids=chosen.ids, labels=chosen.labels, groups=chosen.groups, **arrays)
+    path.write_bytes(content.getvalue())
+
+
+def _read_samples(path: Path) -> Samples:
+    with np.load(path, allow_pickle=False) as data:
+        inputs = {name.removeprefix(_INPUT): data[name] for name in data.files if name.startswith(_INPUT)}
+        return Samples(data["ids"], inputs, data["labels"], data["groups"])

@@ -168,7 +168,8 @@ def _train(
         dataset=back.dataset_key if back else "",
         parent=back.parent if back else "",
     )
-    write_run(out, run, sources, trained.module, metrics, dataset.valid, back.features_onnx if back else None)
+    features_onnx = back.features_onnx if back else None
+    write_run(out, run, sources, trained.module, metrics, dataset.valid, dataset.frozen, features_onnx)
     return run
 
 

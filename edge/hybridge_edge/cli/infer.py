@@ -81,6 +81,7 @@ def _to_json(answer: InferenceAnswer) -> dict[str, object]:
         "digest": answer.digest,
         "sample_id": answer.sample_id,
         "provider": answer.provider,
+        **({"guard": answer.guard} if answer.guard else {}),
         "outputs": {name: array.tolist() for name, array in answer.outputs.items()},
         "microseconds": {
             "queue": answer.queue_us,

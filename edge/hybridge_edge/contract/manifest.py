@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import Reader, canonical, parse, sha256
 from hybridge_edge.contract.errors import InvalidDocument
+from hybridge_edge.contract.expectations import Comparison, Guard
 from hybridge_edge.contract.tensors import TensorSpec
 
 FORMAT = 1
@@ -127,6 +128,21 @@ class GoldenTensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """One raw input of the probe set: ``path`` is a .npy, rows first, as many rows as every other probe."""
+
+    name: str
+    path: str
+
+    @classmethod
+    def read(cls, reader: Reader) -> Probe:
+        return cls(reader.text("name"), reader.text("path", check=relative_path))
+
+    def to_json(self) -> dict[str, object]:
+        return {"name": self.name, "path": self.path}
+
+
+@dataclass(frozen=True, slots=True)
 class Golden:
     """Inputs and the outputs they must give: |got - want| <= atol + rtol * |want|, element by element."""
 
@@ -197,6 +213,10 @@ class Manifest:
         confidence_output: the output whose largest value per row is the model's confidence; "" where there is none.
         returns: what may leave the device: "features" alone unless the project says otherwise.
         metrics: the task's metrics on held-out data, by name.
+        guards: bounds of outputs. comparisons: with which packages this one was compared, and how often they disagreed.
+        probes: raw inputs by name, .npy files, rows first: a device answers them with this package and the one before.
+
+    Fields that hold nothing are not written, so a manifest without them has the bytes it always had.
     """
 
     name: str
@@ -214,14 +234,14 @@ class Manifest:
     confidence_output: str = ""
     returns: tuple[str, ...] = ("features",)
     metrics: dict[str, float] = field(default_factory=dict)
+    guards: tuple[Guard, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    probes: tuple[Probe, ...] = ()
 
     def __post_init__(self) -> None:
         listed = {entry.path for entry in self.files}
-        used = (
-            {v.features for v in self.variants}
-            | {v.model for v in self.variants}
-            | {t.path for t in self.golden.tensors}
-        )
+        used = {variant.features for variant in self.variants} | {variant.model for variant in self.variants}
+        used |= {tensor.path for tensor in self.golden.tensors} | {probe.path for probe in self.probes}
         if len(listed) != len(self.files) or len(listed) > MAX_FILES:
             raise InvalidDocument(f"The manifest of {self.name!r} lists a file twice, or more than {MAX_FILES}.")
         if sum(entry.size for entry in self.files) > MAX_PACKAGE_BYTES:
@@ -238,11 +258,24 @@ class Manifest:
             raise InvalidDocument(f"The manifest of {self.name!r} lacks a signature of inputs, features or outputs.")
         if self.confidence_output and self.confidence_output not in {spec.name for spec in self.outputs}:
             raise InvalidDocument(f"The confidence output {self.confidence_output!r} is not an output.")
+        outputs = {spec.name for spec in self.outputs}
+        if not {guard.output for guard in self.guards} <= outputs:
+            raise InvalidDocument(f"The manifest of {self.name!r} guards something that is not an output.")
+        if self.probes and {probe.name for probe in self.probes} != {spec.name for spec in self.inputs}:
+            raise InvalidDocument(f"The probes of {self.name!r} are not its inputs.")
 
     def to_bytes(self) -> bytes:
         """The canonical bytes of manifest.json."""
+        fields: dict[str, object] = {}
+        if self.guards:
+            fields["guards"] = [guard.to_json() for guard in self.guards]
+        if self.comparisons:
+            fields["comparisons"] = [comparison.to_json() for comparison in self.comparisons]
+        if self.probes:
+            fields["probes"] = [probe.to_json() for probe in self.probes]
         return canonical(
             {
+                **fields,
                 "format": FORMAT,
                 "name": self.name,
                 "version": self.version,
@@ -292,6 +325,9 @@ class Manifest:
             confidence_output=reader.text("confidence_output"),
             returns=reader.strings("returns"),
             metrics=reader.numbers_by_name("metrics"),
+            guards=reader.objects("guards", Guard.read, ()),
+            comparisons=reader.objects("comparisons", Comparison.read, ()),
+            probes=reader.objects("probes", Probe.read, ()),
         )
         reader.close()
         if manifest.to_bytes() != data:

@@ -18,6 +18,7 @@ _THING = re.compile(r"[a-zA-Z0-9:_-]{1,128}")  # AWS IoT CreateThing, thingName
 _FLEET = re.compile(r"[a-zA-Z0-9:_-]{1,120}")  # a thing group name of at most 128, less the ring's suffix
 _PREFIX = re.compile(r"[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*")
 _VERSION = re.compile(r"(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})")
+_ROLLOUT = re.compile(r"[a-z0-9-]{1,64}-\d{1,9}\.\d{1,9}\.\d{1,9}-[1-9]\d{0,5}")
 _SAMPLE = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 RINGS = 4
@@ -47,6 +48,11 @@ def version_key(text: str) -> tuple[int, int, int]:
     """The order of versions: (major, minor, patch)."""
     major, minor, patch = version(text).split(".")
     return int(major), int(minor), int(patch)
+
+
+def rollout_id(text: str) -> str:
+    """Return ``text`` if it may name a rollout (MODEL-VERSION-NUMBER), else raise InvalidName."""
+    return _checked(_ROLLOUT, text, "rollout id", "See the ids: hybridge rollout list --fleet FLEET")
 
 
 def sample_id(text: str) -> str:
@@ -155,6 +161,30 @@ def dataset_key(model: str, number: int) -> str:
 
 def run_key(model: str, run: str, file: str) -> str:
     return f"runs/{model_name(model)}/{run}/{file}"
+
+
+def rollouts_prefix(fleet: str) -> str:
+    return f"rollouts/{fleet_name(fleet)}/"
+
+
+def rollout_key(fleet: str, rollout: str, file: str) -> str:
+    """``rollouts/FLEET/ID/FILE``: ``plan.json`` commits the rollout, ``state.json`` says where it stands."""
+    return f"{rollouts_prefix(fleet)}{rollout_id(rollout)}/{file}"
+
+
+def rollout_audit_key(fleet: str, rollout: str, number: int) -> str:
+    """``rollouts/FLEET/ID/audit/NNNNNN.json``."""
+    return rollout_key(fleet, rollout, f"audit/{number:06d}.json")
+
+
+def rollout_claim_key(fleet: str, model: str) -> str:
+    """Names the rollout that holds a model of a fleet. No rollout's id is ``claims``: an id ends with a number."""
+    return f"{rollouts_prefix(fleet)}claims/{model_name(model)}.json"
+
+
+def lease_key(group: str) -> str:
+    """``leases/GROUP.json``: who may write a thing group's next deployment, and which was written last."""
+    return f"leases/{_checked(_THING, group, 'thing group name', 'Name a ring, such as FLEET-r0.')}.json"
 
 
 # MQTT topics.

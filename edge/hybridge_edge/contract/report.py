@@ -14,6 +14,8 @@ from hybridge_edge.contract.states import PackageState
 
 FORMAT = 1
 MAX_REPORT_BYTES = 3 * 1024
+SLOWER = 1.5
+"""How many times as long a paired run must take to count as slower."""
 
 
 def _state(text: str) -> str:
@@ -23,12 +25,54 @@ def _state(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a device measured of the version it switched to, beside the one it switched from: counts that add up.
+
+    Probes are the package's own recorded inputs, answered by both versions at activation, in turns. Live rows are a
+    share of real requests that the version before answered too, beside the traffic, while it stayed resident.
+
+    Attributes:
+        against: digest of the version before, "" where there was none.
+        requests, errors, guarded: since the switch: answered or failed; failed; answers that a guard objected to.
+        probes, probes_disagreed, probes_slower: rows; rows on which the largest value of the confidence output stood
+            elsewhere; paired runs in which this version took more than SLOWER times as long.
+        probe_us, probe_us_before: the median of a probe's run, microseconds, of this version and of the one before.
+        live, live_disagreed: as probes.
+        p50_us, p99_us: of requests since the switch, features and model.
+    """
+
+    against: str = ""
+    requests: int = 0
+    errors: int = 0
+    guarded: int = 0
+    probes: int = 0
+    probes_disagreed: int = 0
+    probes_slower: int = 0
+    probe_us: int = 0
+    probe_us_before: int = 0
+    live: int = 0
+    live_disagreed: int = 0
+    p50_us: int = 0
+    p99_us: int = 0
+
+    def to_json(self) -> dict[str, object]:
+        """Fields that are not zero."""
+        return {name: value for name in self.__slots__ if (value := getattr(self, name))}
+
+    @classmethod
+    def read(cls, reader: Reader) -> Evidence:
+        against = reader.text("against", "")
+        counts = {name: reader.integer(name, 0) for name in cls.__slots__ if name != "against"}
+        return cls(against=names.digest(against) if against else "", **counts)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReport:
     """One model on one device.
 
     Attributes:
         rollout, epoch: the last hand-over obeyed. state: of ``version``/``digest``, with ``reason`` where refused.
-        requests, failures, guard_failures: since the server started.
+        requests, failures: since the server started. evidence: None where the version was not compared.
     """
 
     model: str
@@ -41,9 +85,12 @@ class ModelReport:
     reason: str = ""
     requests: int = 0
     failures: int = 0
+    evidence: Evidence | None = None
 
     def to_json(self) -> dict[str, object]:
+        evidence: dict[str, object] = {} if self.evidence is None else {"evidence": self.evidence.to_json()}
         return {
+            **evidence,
             "model": self.model,
             "version": self.version,
             "digest": self.digest,
@@ -69,6 +116,7 @@ class ModelReport:
             reason=reader.text("reason", ""),
             requests=reader.integer("requests", 0),
             failures=reader.integer("failures", 0),
+            evidence=reader.object("evidence", Evidence.read) if "evidence" in reader.names() else None,
         )
 
 

@@ -17,6 +17,7 @@ from hybridge_cloud.aws.greengrass import Execution, Wanted
 from hybridge_cloud.aws.s3 import Bucket
 from hybridge_cloud.components import build
 from hybridge_cloud.components import publish as components
+from hybridge_cloud.components.checkout import component_version
 from hybridge_cloud.deploy import Deployed, RingDeployment, Setting, Target, deploy, revised
 from hybridge_cloud.fleet import membership, record
 from hybridge_cloud.fleet.membership import enrol, ensure_fleet
@@ -193,7 +194,7 @@ def test_models_reach_a_real_core_device_and_a_bad_one_is_refused_while_the_good
     assert record.read(fleet.bucket, fleet.name).epoch == 0, "a refused deploy takes no epoch"
     assert registry.champion(fleet.name, "toy", fleet.bucket) is None
 
-    first = run("InferenceServer@1.0.0", "toy@1.0.0", settings=("InferenceServer:tcp=127.0.0.1:0",))
+    first = run(f"InferenceServer@{component_version()}", "toy@1.0.0", settings=("InferenceServer:tcp=127.0.0.1:0",))
     assert (first.end, first.reason) == (End.DONE, "toy 1.0.0 active")
     second = run("toy@2.0.0")
     assert (second.end, second.reason) == (End.DONE, "toy 2.0.0 active")
@@ -212,7 +213,10 @@ def test_models_reach_a_real_core_device_and_a_bad_one_is_refused_while_the_good
     assert group is not None
     latest = greengrass.latest_deployment(group.arn)
     assert latest is not None
-    assert {name: item.version for name, item in latest.components.items()} == {SERVER: "1.0.0", MODEL: "2.0.0"}
+    assert {name: item.version for name, item in latest.components.items()} == {
+        SERVER: component_version(),
+        MODEL: "2.0.0",
+    }
     assert json.loads(latest.components[SERVER].merge) == {"tcp": "127.0.0.1:0"}
     assert json.loads(latest.components[MODEL].merge)["hybridge"]["epoch"] == "4"
 
@@ -221,7 +225,7 @@ def test_a_device_that_never_answers_gets_a_stated_end(fleet: Fleet) -> None:
     session.call("iot", "create_thing", thingName="core-absent")
     ensure_fleet(fleet.bucket, "absent")
     enrol("core-absent", "absent")
-    done = deploy("absent", [Target.parse("InferenceServer@1.0.0")], [], fleet.bucket)
+    done = deploy("absent", [Target.parse(f"InferenceServer@{component_version()}")], [], fleet.bucket)
     (end,) = follow.follow(done, 1.0)
     assert end.end is End.OFFLINE
     assert "has not taken the deployment after 1 s" in end.reason
@@ -230,4 +234,4 @@ def test_a_device_that_never_answers_gets_a_stated_end(fleet: Fleet) -> None:
 def test_a_fleet_without_devices_is_refused(fleet: Fleet) -> None:
     ensure_fleet(fleet.bucket, "empty")
     with pytest.raises(Refused, match="has no device"):
-        deploy("empty", [Target.parse("InferenceServer@1.0.0")], [], fleet.bucket)
+        deploy("empty", [Target.parse(f"InferenceServer@{component_version()}")], [], fleet.bucket)

@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 
 from hybridge_cloud.demo import page
-from hybridge_cloud.demo.answers import LoadRecord, Proof
+from hybridge_cloud.demo.answers import LoadRecord, Numbers, Proof
+from hybridge_cloud.demo.rollouts import Told
 from hybridge_cloud.demo.summary import Accuracy, Samples, Summary
 from hybridge_edge.contract.errors import Refused
 
-PROOF = Proof("watch-1", 100, 0, {"1.0.0": 60, "2.0.0": 40}, 0, 0, {"1.0.0": 1.0, "2.0.0": 61.0}, "2.0.0")
+PROOF = Proof("watch-1", 100, 0, {"1.0.0": 60, "2.0.0": 40}, 0, 0, 0, {"1.0.0": 1.0, "2.0.0": 61.0}, "2.0.0")
+UP = Told("good", "2.0.0", "r-1", "SUCCEEDED", 2, ("watch-1",), 0.0, 0.0, "every wave passed")
+BACK = Told("shuffled", "3.0.0", "r-2", "PUT_BACK", 1, ("watch-1",), 5.5, 2.5, "disagreement on probes")
 GOOD = Summary(
     split=0,
+    fleet="watches",
     devices=("watch-1",),
     before=Accuracy(0.80, 0.77, 0.83),
     after=Accuracy(0.93, 0.91, 0.95),
@@ -24,6 +28,7 @@ GOOD = Summary(
     samples=Samples(replayed=900, captured=500, returned=500, duplicated=0),
     proofs=(PROOF,),
     executions={"000001": 1},
+    rollouts=(UP, BACK),
     seconds={"train": 9.5, "deploy": 20.0},
     load_rate=50.0,
 )
@@ -45,6 +50,9 @@ def test_a_run_that_kept_its_promises_passes() -> None:
         (replace(GOOD, samples=Samples(900, 0, 0, 0)), "no sample was captured"),
         (replace(GOOD, executions={"000001": 2}), "executions per dataset"),
         (replace(GOOD, executions={}), "executions per dataset"),
+        (replace(GOOD, rollouts=(replace(UP, status="PUT_BACK"),)), "the good rollout ended as PUT_BACK"),
+        (replace(GOOD, rollouts=(UP, replace(BACK, status="SUCCEEDED"))), "the shuffled rollout ended as SUCCEEDED"),
+        (replace(GOOD, rollouts=(UP, replace(BACK, rings=2))), "after 2 rings"),
         (replace(GOOD, after=GOOD.before), "accuracy went from"),
     ],
 )
@@ -80,9 +88,10 @@ def test_the_page_draws_every_plot_and_names_the_figures(tmp_path: Path) -> None
         np.array(["1.0.0"] * 100),
         np.zeros((100, 7), np.float32),
     )
-    page.write(GOOD, [record], {"watch-1 1.0.0": times < 30, "watch-1 2.0.0": times >= 30}, tmp_path / "report.html")
+    known = (Numbers(("1.0.0",), np.zeros((1, 7), np.float32)), Numbers(("2.0.0",), np.ones((1, 7), np.float32)))
+    page.write(GOOD, [record], known, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert text.count("<svg") == 5
     assert "0.800 → 0.930" in text
-    assert "http-equiv" not in text
+    assert "found in 5.5 s, back in 2.5 s" in text
     assert "<script" not in text

@@ -17,6 +17,7 @@ from hybridge_cloud import registry
 from hybridge_cloud.aws import pipeline as codepipeline
 from hybridge_cloud.aws.s3 import Bucket
 from hybridge_cloud.compile.bundle import compile_run
+from hybridge_cloud.compile.evaluate import evaluate_package
 from hybridge_cloud.data import labels
 from hybridge_cloud.data.batches import read_batch
 from hybridge_cloud.data.dataset import BatchEntry, Dataset, DatasetCounts
@@ -32,6 +33,7 @@ from hybridge_cloud.training.features import graph_features
 from hybridge_cloud.training.project import load_project
 from hybridge_cloud.training.train import train_run
 from hybridge_edge.contract.errors import HybridgeError, Refused
+from hybridge_edge.contract.expectations import Comparison
 from hybridge_edge.contract.manifest import Manifest
 from hybridge_edge.trust import read_trust
 
@@ -144,7 +146,16 @@ def test_returned_features_and_labels_become_a_better_published_version_and_a_se
     published = registry.get(bucket, MODEL, "2.0.0")
     assert (published.dataset, published.parent) == (dataset, turn.champion.digest)
     assert published.features_digest == turn.champion.features_digest
-
+    # What a rollout holds devices to: how often the two disagree on the slice that judged them, in the signed manifest.
+    folder = turn.folder / "published"
+    manifest = publishing.fetch(MODEL, "2.0.0", folder, read_trust(turn.trust), bucket)
+    task = load_project(turn.project).task()
+    frozen = task.dataset(0).frozen
+    first, second = (
+        evaluate_package(package, frozen.inputs, frozen.labels, task).outputs["probabilities"].argmax(1)
+        for package in (turn.folder / "package", folder)
+    )
+    assert manifest.comparisons == (Comparison(turn.champion.digest, len(frozen), int((first != second).sum())),)
     # A second execution of the same dataset, by real builds, ends as a duplicate at its first stage.
     create = ("retrain", "pipeline", "create", "--name", PIPELINE, "--project", turn.project, "--fleet", FLEET)
     assert hybridge(*create, "--signing-key", turn.key, "--trust", turn.trust, "--device-share", "0.6") == 0

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from hybridge_cloud.sandbox.device.ipc import Answer, Denied, IpcServer, Stream
 from hybridge_cloud.sandbox.device.mode import Mode, limits_of
 from hybridge_edge import greengrass
 from hybridge_edge.contract.errors import Refused, Unavailable
-from hybridge_edge.contract.report import DeviceReport, ModelReport
+from hybridge_edge.contract.report import DeviceReport, Evidence, ModelReport
+from hybridge_edge.contract.sketch import BUCKETS, Sketch
 from hybridge_edge.contract.states import PackageState
-from hybridge_edge.reporting import SEQUENCE_BLOCK, Reporter, Snapshot, fitting
+from hybridge_edge.contract.telemetry import Telemetry
+from hybridge_edge.reporting import PERIOD_SECONDS, SEQUENCE_BLOCK, Durations, Reporter, Snapshot, fitting
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -164,7 +166,11 @@ def reporter(core: Core, tmp_path: Path) -> Iterator[Callable[..., Reporter]]:
     started: list[Reporter] = []
 
     def make(models: list[ModelReport], **options: Any) -> Reporter:
-        one = Reporter("device-1", lambda: Snapshot("1.0.0", tuple(models), 7, 8), tmp_path, **options)
+        plain: dict[str, Any] = {
+            "snapshot": lambda: Snapshot("1.0.0", tuple(models), 7, 8),
+            "evaluating_seconds": 60.0,
+        }
+        one = Reporter("device-1", folder=tmp_path, **{**plain, **options})
         started.append(one)
         one.start()
         return one
@@ -228,9 +234,50 @@ def test_a_report_waits_for_the_nucleus_and_then_says_the_newest(core: Core, rep
     assert reports(core)[0].models == (model(2),)
 
 
+def test_while_a_rollout_judges_reports_come_often_and_durations_with_them_when_there_are_new_ones(
+    core: Core, reporter: Any, wait_for: Any
+) -> None:
+    durations = [Durations("model-1", "1.0.0", DIGEST, "fleet-3", 3, 10, Sketch([(7, 2)]))]
+    judged = [True]
+
+    def snapshot() -> Snapshot:
+        return Snapshot("1.0.0", (model(1),), evaluating=judged[0], durations=tuple(durations))
+
+    def sent(topic: str) -> list[bytes]:
+        return [payload for name, payload in core.published if name == topic]
+
+    one = reporter([], snapshot=snapshot, evaluating_seconds=0.02)
+    wait_for(lambda: len(sent("$aws/things/device-1/shadow/name/hybridge/update")) >= 3)
+    assert len(sent("hybridge/device-1/telemetry")) == 1
+    durations[0] = replace(durations[0], latency=Sketch([(7, 2), (9, 1)]))
+    wait_for(lambda: len(sent("hybridge/device-1/telemetry")) == 2)
+    message = Telemetry.from_bytes(sent("hybridge/device-1/telemetry")[1])
+    assert (message.thing, message.rollout, message.latency.count) == ("device-1", "fleet-3", 3)
+    judged[0] = False
+    one.changed()
+    wait_for(lambda: one._period == PERIOD_SECONDS)
+
+
+def test_durations_that_cannot_be_sent_hold_no_report_back(core: Core, reporter: Any, wait_for: Any) -> None:
+    huge = Durations("model-1", "1.0.0", DIGEST, "", 3, 10, Sketch((bucket, 10**15) for bucket in range(BUCKETS)))
+    reporter([], snapshot=lambda: Snapshot("1.0.0", (model(1),), 7, 8, True, (huge,)), evaluating_seconds=0.02)
+    wait_for(lambda: len(core.published) >= 3)
+    assert len(reports(core)) == len(core.published)
+
+
+def test_the_evidence_of_the_newest_hand_over_is_the_last_to_be_left_out() -> None:
+    full = Evidence(DIGEST, *(10**12 for _ in range(12)))
+    many = tuple(replace(model(number), epoch=number, evidence=full) for number in (3, 1, 2, 4, 5))
+    report = fitting(DeviceReport("device-1", 1, "1.0.0", many))
+    left = {one.epoch for one in report.models if one.evidence is not None}
+    assert [one.model for one in report.models] == [one.model for one in many]
+    assert 0 < len(left) < 5
+    assert left == set(range(6 - len(left), 6))
+
+
 def test_without_a_nucleus_a_reporter_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SVCUID", raising=False)
-    one = Reporter("device-1", lambda: pytest.fail("nobody asked"), tmp_path)
+    one = Reporter("device-1", lambda: pytest.fail("nobody asked"), tmp_path, evaluating_seconds=60.0)
     one.start()
     one.changed()
     one.close()

@@ -1,4 +1,4 @@
-"""Servers run as the processes they are."""
+"""Servers run as the processes they are, and in this process a device: a store with what runs on it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,81 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
+import numpy
 import pytest
 
 from hybridge_edge import lines
+from hybridge_edge.activation import Activation
 from hybridge_edge.contract.handover import Handover
+from hybridge_edge.contract.report import ModelReport
+from hybridge_edge.contract.states import PackageState
 from hybridge_edge.contract.trust_document import TrustDocument
+from hybridge_edge.engine import Engine, load
+from hybridge_edge.gate import Gate
+from hybridge_edge.package import Package
 from hybridge_edge.runtime import Endpoint
+from hybridge_edge.service import Answer, Inference, Service
+from hybridge_edge.standing import standing
+from hybridge_edge.store import Store
 
 READY_WITHIN_S = 30.0
+
+
+class Device:
+    """A store with what runs on it; ``restart`` begins again from the disk."""
+
+    def __init__(self, folder: Path, trust: TrustDocument, kit: ModuleType) -> None:
+        self.folder, self.trust, self.kit = folder, trust, kit
+        self.changes = 0
+        self.loads = 0
+        self.live_share = 0.0
+        self.start()
+
+    def start(self) -> None:
+        self.store = Store(self.folder)
+        self.service = Service(Gate(2), lambda model, digest: self.activation.proven(model, digest), self.live_share)
+        self.activation = Activation(self.store, self.service, lambda: self.trust, self.load, self.count)
+        self.activation.restore()
+        self.service.live.start()
+
+    def load(self, package: Package) -> Engine:
+        self.loads += 1
+        return load(package, 1)
+
+    def count(self) -> None:
+        self.changes += 1
+
+    def stop(self) -> None:
+        self.service.live.close()
+        self.activation.close()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def ask(self, values: numpy.ndarray, version: str = "") -> Answer:
+        return self.service.infer(Inference(self.kit.MODEL, version, "", {"window": values}), 5.0)
+
+    def serves(self, version: str = "") -> tuple[str, float]:
+        """The version that answers, and the factor its numbers show."""
+        answer = self.ask(self.kit.window(), version)
+        (_, found), *_ = answer.outputs
+        return answer.version, round(float(found.sum() / self.kit.window().mean(axis=1).sum()), 3)
+
+    def reports(self) -> dict[str, ModelReport]:
+        return {report.version: report for report in standing(self.store, self.service)}
+
+    def states(self) -> dict[str, PackageState]:
+        return {version: report.state for version, report in self.reports().items()}
+
+
+@pytest.fixture
+def device(tmp_path: Path, trust: TrustDocument, kit: ModuleType) -> Iterator[Device]:
+    one = Device(tmp_path / "store", trust, kit)
+    yield one
+    one.stop()
 
 
 @dataclass

@@ -1,67 +1,20 @@
 """Activation over a real store and real ONNX Runtime sessions; the old model serves whatever happens to the new one."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
-from hybridge_edge import engine
-from hybridge_edge.activation import Activation
 from hybridge_edge.contract.errors import ModelNotFound, PackageRefused, Refused
 from hybridge_edge.contract.states import Mode, PackageState
 from hybridge_edge.contract.tensors import TensorSpec
-from hybridge_edge.contract.trust_document import TrustDocument
-from hybridge_edge.gate import Gate
-from hybridge_edge.service import TRIAL_RUNS, Inference, Service
-from hybridge_edge.standing import standing
-from hybridge_edge.store import Store
+from hybridge_edge.residents import TRIAL_RUNS
 
 
-class Device:
-    """A store with what runs on it; ``restart`` begins again from the disk."""
-
-    def __init__(self, folder: Path, trust: TrustDocument, kit: ModuleType) -> None:
-        self.folder, self.trust, self.kit = folder, trust, kit
-        self.changes = 0
-        self.start()
-
-    def start(self) -> None:
-        self.store = Store(self.folder)
-        self.service = Service(Gate(2), lambda model, digest: self.activation.proven(model, digest))
-        self.activation = Activation(
-            self.store, self.service, lambda: self.trust, lambda package: engine.load(package, 1), self.count
-        )
-        self.activation.restore()
-
-    def count(self) -> None:
-        self.changes += 1
-
-    def restart(self) -> None:
-        self.activation.close()
-        self.start()
-
-    def serves(self) -> tuple[str, float]:
-        """The version that answers, and the factor its numbers show."""
-        window = self.kit.window()
-        answer = self.service.infer(Inference("watch", "", "", {"window": window}), 5.0)
-        (_, scores), *_ = answer.outputs
-        return answer.version, round(float(scores.sum() / window.mean(axis=1).sum()), 3)
-
-    def states(self) -> dict[str, PackageState]:
-        return {report.version: report.state for report in standing(self.store, self.service)}
-
-
-@pytest.fixture
-def device(tmp_path: Path, trust: TrustDocument, kit: ModuleType) -> Iterator[Device]:
-    one = Device(tmp_path / "store", trust, kit)
-    yield one
-    one.activation.close()
-
-
-def test_a_first_package_answers_and_survives_a_restart_without_its_source(device: Device, packages: Callable) -> None:
+def test_a_first_package_answers_and_survives_a_restart_without_its_source(device: Any, packages: Callable) -> None:
     built = packages("1.0.0", 3.0)
     answer = device.activation.hand_over(built.handover(1))
     assert (answer.state, answer.version, answer.epoch) == (PackageState.ACTIVE, "1.0.0", 1)
@@ -73,13 +26,13 @@ def test_a_first_package_answers_and_survives_a_restart_without_its_source(devic
 
 
 def test_a_higher_epoch_wins_a_lower_one_is_superseded_an_equal_one_changes_nothing(
-    device: Device, packages: Callable
+    device: Any, packages: Callable
 ) -> None:
     one, two = packages("1.0.0", 1.0), packages("1.1.0", 2.0)
     device.activation.hand_over(one.handover(5))
-    resident = device.service.resident("watch")
+    resident = device.service.residents.active("watch")
     assert device.activation.hand_over(one.handover(5)).state is PackageState.ACTIVE
-    assert device.service.resident("watch") is resident
+    assert device.service.residents.active("watch") is resident
     late = device.activation.hand_over(two.handover(4))
     assert (late.state, late.seen_before) == (PackageState.REFUSED, True)
     assert "superseded by epoch 5" in late.reason
@@ -88,7 +41,7 @@ def test_a_higher_epoch_wins_a_lower_one_is_superseded_an_equal_one_changes_noth
     assert device.serves() == ("1.1.0", 2.0)
 
 
-def test_put_back_needs_no_source(device: Device, packages: Callable) -> None:
+def test_put_back_needs_no_source(device: Any, packages: Callable) -> None:
     one, two = packages("1.0.0", 1.0), packages("1.1.0", 2.0)
     device.activation.hand_over(one.handover(1))
     device.activation.hand_over(two.handover(2))
@@ -97,7 +50,7 @@ def test_put_back_needs_no_source(device: Device, packages: Callable) -> None:
     assert device.serves() == ("1.0.0", 1.0)
 
 
-def test_packages_nobody_needs_are_removed(device: Device, packages: Callable) -> None:
+def test_packages_nobody_needs_are_removed(device: Any, packages: Callable) -> None:
     for number in range(4):
         device.activation.hand_over(packages(f"1.{number}.0", 1.0 + number).handover(number + 1))
     assert len(list((device.folder / "packages").iterdir())) == 2
@@ -169,16 +122,16 @@ def gone(packages: Callable, kit: ModuleType) -> object:
     ],
 )
 def test_a_package_that_fails_a_step_is_refused_and_the_old_one_keeps_serving(
-    device: Device, packages: Callable, kit: ModuleType, make: Callable, reason: str
+    device: Any, packages: Callable, kit: ModuleType, make: Callable, reason: str
 ) -> None:
     device.activation.hand_over(packages("1.0.0", 1.0).handover(1))
-    resident = device.service.resident("watch")
+    resident = device.service.residents.active("watch")
     bad = make(packages, kit)
     answer = device.activation.hand_over(bad.handover(2))
     assert (answer.state, answer.seen_before) == (PackageState.REFUSED, False)
     with pytest.raises(PackageRefused, match=reason):
         raise PackageRefused(answer.reason)
-    assert device.service.resident("watch") is resident
+    assert device.service.residents.active("watch") is resident
     assert PackageState.REFUSED in device.states().values()
     assert device.states()["1.0.0"] is PackageState.ACTIVE
     again = device.activation.hand_over(bad.handover(2))
@@ -188,7 +141,7 @@ def test_a_package_that_fails_a_step_is_refused_and_the_old_one_keeps_serving(
     assert not list((device.folder / "trials").iterdir())
 
 
-def test_retiring_unloads_and_a_higher_epoch_brings_it_back(device: Device, packages: Callable) -> None:
+def test_retiring_unloads_and_a_higher_epoch_brings_it_back(device: Any, packages: Callable) -> None:
     built = packages("1.0.0", 1.0)
     device.activation.hand_over(built.handover(1))
     assert device.activation.hand_over(built.handover(2, Mode.RETIRE)).state is PackageState.RETIRED
@@ -202,7 +155,7 @@ def test_retiring_unloads_and_a_higher_epoch_brings_it_back(device: Device, pack
     assert device.activation.hand_over(built.handover(3)).state is PackageState.ACTIVE
 
 
-def test_a_local_rollback_holds_until_a_higher_epoch(device: Device, packages: Callable) -> None:
+def test_a_local_rollback_holds_until_a_higher_epoch(device: Any, packages: Callable) -> None:
     one, two = packages("1.0.0", 1.0), packages("1.1.0", 2.0)
     device.activation.hand_over(one.handover(1))
     with pytest.raises(Refused, match="no previous"):
@@ -219,7 +172,7 @@ def test_a_local_rollback_holds_until_a_higher_epoch(device: Device, packages: C
     assert device.serves() == ("1.1.0", 2.0)
 
 
-def test_a_lost_store_is_filled_again_by_the_components_hand_over(device: Device, packages: Callable) -> None:
+def test_a_lost_store_is_filled_again_by_the_components_hand_over(device: Any, packages: Callable) -> None:
     built = packages("1.0.0", 1.0)
     device.activation.hand_over(built.handover(7))
     shutil.rmtree(device.folder)
@@ -230,7 +183,7 @@ def test_a_lost_store_is_filled_again_by_the_components_hand_over(device: Device
     assert device.serves() == ("1.0.0", 1.0)
 
 
-def test_an_unreadable_ledger_is_set_aside(device: Device, packages: Callable) -> None:
+def test_an_unreadable_ledger_is_set_aside(device: Any, packages: Callable) -> None:
     built = packages("1.0.0", 1.0)
     device.activation.hand_over(built.handover(1))
     (device.folder / "state.json").write_text('{"format": 1, "models": [{')
@@ -239,7 +192,7 @@ def test_an_unreadable_ledger_is_set_aside(device: Device, packages: Callable) -
     assert device.activation.hand_over(built.handover(1)).state is PackageState.ACTIVE
 
 
-def test_a_package_that_rots_in_the_store_is_never_served_and_is_repaired(device: Device, packages: Callable) -> None:
+def test_a_package_that_rots_in_the_store_is_never_served_and_is_repaired(device: Any, packages: Callable) -> None:
     one, two = packages("1.0.0", 1.0), packages("1.1.0", 2.0)
     device.activation.hand_over(one.handover(1))
     device.activation.hand_over(two.handover(2))
@@ -251,7 +204,7 @@ def test_a_package_that_rots_in_the_store_is_never_served_and_is_repaired(device
     assert device.serves() == ("1.1.0", 2.0)
 
 
-def test_a_staged_package_is_installed_and_not_switched_to(device: Device, packages: Callable) -> None:
+def test_a_staged_package_is_installed_and_not_switched_to(device: Any, packages: Callable) -> None:
     device.activation.hand_over(packages("1.0.0", 1.0).handover(1))
     two = packages("1.1.0", 2.0)
     assert device.activation.hand_over(two.handover(2, Mode.STAGE)).state is PackageState.STAGED
@@ -259,7 +212,7 @@ def test_a_staged_package_is_installed_and_not_switched_to(device: Device, packa
     assert device.store.holds(two.digest)
 
 
-def test_a_digest_is_trusted_after_its_first_runs(device: Device, packages: Callable) -> None:
+def test_a_digest_is_trusted_after_its_first_runs(device: Any, packages: Callable) -> None:
     built = packages("1.0.0", 1.0)
     device.activation.hand_over(built.handover(1))
     for _ in range(TRIAL_RUNS):
@@ -269,6 +222,6 @@ def test_a_digest_is_trusted_after_its_first_runs(device: Device, packages: Call
     assert device.store.record("watch").trusted
 
 
-def test_every_change_is_told(device: Device, packages: Callable) -> None:
+def test_every_change_is_told(device: Any, packages: Callable) -> None:
     device.activation.hand_over(packages("1.0.0", 1.0).handover(1))
     assert device.changes == 1

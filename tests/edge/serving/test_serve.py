@@ -52,7 +52,8 @@ def eventually(ask: Callable[[], bool]) -> bool:
 def test_swaps_under_load_fail_nothing_and_every_answer_is_of_its_version(
     server: Any, packages: Callable, kit: ModuleType
 ) -> None:
-    versions = {f"1.{number}.0": packages(f"1.{number}.0", 1.0 + number) for number in range(4)}
+    versions = {f"1.{number}.0": packages(f"1.{number}.0", 1.0 + number, probes=16) for number in range(4)}
+    server.arguments += ["--live-share", "0.5"]
     server.start()
     first, *_ = versions.values()
     server.hand_over(first.handover(1))
@@ -73,6 +74,9 @@ def test_swaps_under_load_fail_nothing_and_every_answer_is_of_its_version(
         thread.start()
     for epoch in range(2, 22):
         wanted = list(versions.values())[epoch % len(versions)]
+        assert server.hand_over(wanted.handover(epoch))["state"] == "ACTIVE"
+    for epoch in range(22, 32):  # there and put back, there and put back
+        wanted = list(versions.values())[epoch % 2]
         assert server.hand_over(wanted.handover(epoch))["state"] == "ACTIVE"
     stop.set()
     for thread in threads:
@@ -256,6 +260,8 @@ def test_the_commands(
         ("serve", "--settings", str(tmp_path / "note.txt")),
         ("serve", "--threads", "many"),
         ("serve", "--capture-share", "2"),
+        ("serve", "--live-share", "1.5"),
+        ("serve", "--report-seconds", "0"),
         ("dance",),
     ):
         refused = command(*wrong)

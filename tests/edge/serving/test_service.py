@@ -19,7 +19,8 @@ from hybridge_edge.contract.manifest import Manifest
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.engine import EngineResult
 from hybridge_edge.gate import Gate
-from hybridge_edge.service import Inference, Resident, Service
+from hybridge_edge.residents import Resident
+from hybridge_edge.service import Inference, Service
 from hybridge_edge.trials import Trial
 
 
@@ -56,7 +57,7 @@ def service(packages: Callable) -> Service:
     built = packages(change=whole)
     one = Service(Gate(1), lambda model, digest: None)
     one.capture = Kept()  # type: ignore[assignment]
-    one.switch(Resident(built.manifest, built.digest, Engine()))
+    one.residents.switch(Resident(built.manifest, built.digest, Engine()))
     return one
 
 

@@ -21,8 +21,9 @@ from hybridge_edge.contract.errors import InvalidInput, ModelNotFound, Unavailab
 from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.engine import Arrays, Engine, EngineResult, load
 from hybridge_edge.gate import Gate
+from hybridge_edge.residents import Resident
 from hybridge_edge.server import InferenceServer, parse_tcp
-from hybridge_edge.service import Resident, Service
+from hybridge_edge.service import Service
 
 FACTOR = 3.0
 
@@ -67,7 +68,7 @@ class Running:
 
     def put(self, engine: Engine) -> None:
         """Switch to the same package with this engine."""
-        self.service.switch(Resident(self.resident.manifest, self.resident.digest, engine))
+        self.service.residents.switch(Resident(self.resident.manifest, self.resident.digest, engine))
 
     @property
     def unix(self) -> str:
@@ -83,7 +84,7 @@ def running(short: Path, packages: Callable, trust: TrustDocument) -> Iterator[R
         return load(trusting.open_package(built.folder, trust), 1)
 
     resident = Resident(built.manifest, built.digest, fresh())
-    service.switch(resident)
+    service.residents.switch(resident)
     kept = Kept()
     service.capture = kept
     server = InferenceServer(service, short / "i.sock", "127.0.0.1:0", "0.1.0", lambda: True)
@@ -269,12 +270,15 @@ def test_a_request_in_flight_ends_on_the_model_it_began_with(
     assert slow.entered.wait(10)
     new = packages("1.1.0", 7.0)
     engine = load(trusting.open_package(new.folder, trust), 1)
-    running.service.switch(Resident(new.manifest, new.digest, engine))
+    running.service.residents.switch(Resident(new.manifest, new.digest, engine))
+    third = packages("1.2.0", 9.0)
+    running.service.residents.switch(Resident(third.manifest, third.digest, SlowEngine(running.fresh())))
     assert not slow.closed.is_set()
     slow.go.set()
     response = call.result()
     assert slow.closed.wait(10)
     assert response.model_version == "1.0.0"
+    running.service.residents.switch(running.service.residents.find("watch", "1.1.0"), back=True)
     found = numpy.frombuffer(response.raw_output_contents[0], numpy.float32).reshape(1, 3)
     numpy.testing.assert_allclose(found, kit.scores(kit.window(), FACTOR), rtol=1e-5, atol=1e-6)
     assert stub(running.unix).ModelInfer(raw_request(kit.window())).model_version == "1.1.0"
@@ -349,7 +353,7 @@ def test_nothing_listens_beyond_this_machine(text: str) -> None:
 
 def test_threads_share_one_client(running: Running, kit: ModuleType) -> None:
     service = running.service
-    service._gate = Gate(2)
+    service.gate = Gate(2)
     errors: list[BaseException] = []
 
     def ask(seed: int) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import boto3
 import pytest
 
+from hybridge_cloud.aws import session
 from hybridge_cloud.sandbox import lifecycle, things
 from hybridge_cloud.sandbox.device.core import CoreDevice
 from hybridge_cloud.sandbox.device.mode import Limits, Mode, limits_of
@@ -83,7 +84,7 @@ class Account:
     def __init__(self, sandbox: lifecycle.RunningSandbox) -> None:
         self.s3 = boto3.client("s3")
         self.greengrass = boto3.client("greengrassv2")
-        self.iot = things.client(sandbox.ports)
+        self.iot = boto3.client("iot")
         self.sandbox = sandbox
         self.bucket = sandbox.bucket
 
@@ -94,7 +95,10 @@ class Account:
 
     def enrol(self, folder: Path, *groups: str) -> str:
         thing = f"thing-{next(_numbers)}"
-        things.enrol(self.iot, self.sandbox.ports, folder, thing, groups)
+        with session.using(self.sandbox.environment):
+            things.identify(self.sandbox.ports, folder, thing)
+        for group in groups:
+            self.iot.add_thing_to_thing_group(thingName=thing, thingGroupName=group)
         return thing
 
     def publish(

@@ -1,0 +1,76 @@
+"""How long a model takes on a device: a message a model on ``hybridge/THING/telemetry``. Format 1, at most 5 KB.
+
+Telemetry is for people and graphs; what a rollout is judged by stands in the report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hybridge_edge.contract import names
+from hybridge_edge.contract.document import canonical, parse
+from hybridge_edge.contract.errors import InvalidDocument
+from hybridge_edge.contract.sketch import Sketch
+
+FORMAT = 1
+MAX_TELEMETRY_BYTES = 5 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """One model's durations since it answers here, or since the server started.
+
+    Attributes:
+        sequence: of the report it was sent with. rollout, epoch: the last hand-over obeyed.
+        seconds: how long it has answered. latency: features and model of each answer, microseconds.
+    """
+
+    thing: str
+    sequence: int
+    model: str
+    version: str
+    digest: str
+    rollout: str
+    epoch: int
+    seconds: int
+    latency: Sketch
+
+    def to_bytes(self) -> bytes:
+        """The message. Raises InvalidDocument over 5 KB."""
+        data = canonical(
+            {
+                "format": FORMAT,
+                "thing": self.thing,
+                "sequence": self.sequence,
+                "model": self.model,
+                "version": self.version,
+                "digest": self.digest,
+                "rollout": self.rollout,
+                "epoch": self.epoch,
+                "seconds": self.seconds,
+                "latency_us": self.latency.to_json(),
+            }
+        )
+        if len(data) > MAX_TELEMETRY_BYTES:
+            raise InvalidDocument(
+                f"Telemetry of {self.model!r} is {len(data)} bytes; {MAX_TELEMETRY_BYTES} are allowed."
+            )
+        return data
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Telemetry:
+        reader = parse(data, "telemetry", MAX_TELEMETRY_BYTES)
+        reader.format(FORMAT)
+        telemetry = cls(
+            thing=reader.text("thing", check=names.thing_name),
+            sequence=reader.integer("sequence"),
+            model=reader.text("model", check=names.model_name),
+            version=reader.text("version", check=names.version),
+            digest=reader.text("digest", check=names.digest),
+            rollout=reader.text("rollout"),
+            epoch=reader.integer("epoch"),
+            seconds=reader.integer("seconds"),
+            latency=reader.object("latency_us", Sketch.read),
+        )
+        reader.close()
+        return telemetry

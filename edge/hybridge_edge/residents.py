@@ -1,0 +1,193 @@
+"""Models in memory: one that answers a name, and the version before, kept loaded until the next activation.
+
+A request takes a lease, so that a switch never waits for requests and no request ever sees two models: an engine that
+is no longer kept is closed when its last lease ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Lock
+
+from hybridge_edge.contract.errors import ModelNotFound
+from hybridge_edge.contract.manifest import Manifest
+from hybridge_edge.engine import Engine
+from hybridge_edge.evidence import Paired, Tally
+from hybridge_edge.signature import Signature
+
+_NO_TRIAL: AbstractContextManager[None] = nullcontext()
+TRIAL_RUNS = 20
+"""Answers after which a new digest is trusted: a crash from then on is not laid at its door alone."""
+
+
+class Resident:
+    """A model in memory.
+
+    Attributes:
+        trial: marks its runs until it is trusted. tally: counts since it answers.
+        against: digest of the version it took over from, "" for none. paired: what the probes said of the two.
+        put_back: it answers again after another version did. since: when it began to answer, monotonic seconds.
+        heard: when a hand-over last asked for it anew, monotonic seconds.
+    """
+
+    def __init__(
+        self, manifest: Manifest, digest: str, engine: Engine, trial: AbstractContextManager[None] | None = None
+    ) -> None:
+        self.manifest = manifest
+        self.digest = digest
+        self.engine = engine
+        self.signature = Signature(manifest)
+        self.trial = trial or _NO_TRIAL
+        self.leases = 0
+        self.retired = False
+        self.answers = 0
+        self.begin("", put_back=False)
+
+    def begin(self, against: str, *, put_back: bool, paired: Paired | None = None) -> None:
+        """It answers from now on."""
+        self.tally = Tally()
+        self.against = against
+        self.put_back = put_back
+        self.paired = paired or Paired()
+        self.since = self.heard = time.monotonic()
+
+    @property
+    def trusted(self) -> bool:
+        return self.trial is _NO_TRIAL
+
+    def count(self) -> bool:
+        """One answer more; whether it was the last of the trial. The caller holds a lock."""
+        self.answers += 1
+        ended = self.answers == TRIAL_RUNS and not self.trusted
+        if ended:
+            self.trial = _NO_TRIAL
+        return ended
+
+
+class Residents:
+    """The table of them; safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._active: dict[str, Resident] = {}
+        self._standby: dict[str, Resident] = {}
+
+    def active(self, model: str) -> Resident | None:
+        """The model that answers now, for looking at; requests take a lease instead."""
+        with self._lock:
+            return self._active.get(model)
+
+    def standby(self, model: str) -> Resident | None:
+        """The version before, where it is still loaded."""
+        with self._lock:
+            return self._standby.get(model)
+
+    def names(self) -> tuple[str, ...]:
+        with self._lock:
+            return tuple(self._active)
+
+    def versions(self, model: str) -> tuple[str, ...]:
+        """Versions that a request may name, the active one first."""
+        with self._lock:
+            found = (self._active.get(model), self._standby.get(model))
+            return tuple(dict.fromkeys(one.manifest.version for one in found if one is not None))
+
+    def switch(self, resident: Resident, *, back: bool = False, paired: Paired | None = None) -> None:
+        """From the next request on, ``resident`` answers for its model.
+
+        The one before stays loaded as its standby and an older standby goes; with ``back`` the one before is what is
+        left behind, and goes.
+        """
+        name = resident.manifest.name
+        with self._lock:
+            before, standby = self._active.get(name), self._standby.pop(name, None)
+            keep = before is not None and before is not resident and not back
+            resident.begin(before.digest if keep and before else "", put_back=back, paired=paired)
+            self._active[name] = resident
+            if keep and before is not None:
+                self._standby[name] = before
+                before.against = ""  # nothing is compared with what it took over from any more
+            doomed = {one for one in (standby, None if keep else before) if one is not None and one is not resident}
+        for one in doomed:
+            self._retire(one)
+
+    def stand_by(self, resident: Resident, paired: Paired) -> None:
+        """Keep ``resident``, loaded again after a restart, as the version before the active one."""
+        name = resident.manifest.name
+        with self._lock:
+            active = self._active.get(name)
+            kept = active is not None and name not in self._standby
+            if active is not None and kept:
+                self._standby[name] = resident
+                active.against, active.paired = resident.digest, paired
+        if not kept:
+            self._retire(resident)
+
+    def unload(self, model: str) -> None:
+        """The model answers no more, in no version."""
+        with self._lock:
+            doomed = (self._active.pop(model, None), self._standby.pop(model, None))
+        for one in doomed:
+            if one is not None:
+                self._retire(one)
+
+    def find(self, model: str, version: str) -> Resident:
+        """The resident model of that name and version ("" is the active one), or ModelNotFound."""
+        with self._lock:
+            return self._find(model, version)
+
+    @contextmanager
+    def lease(self, model: str, version: str) -> Iterator[Resident]:
+        """Hold the resident model of that name and version ("" is the active one). Raises ModelNotFound."""
+        with self._lock:
+            resident = self._find(model, version)
+            resident.leases += 1
+        try:
+            yield resident
+        finally:
+            self._release(resident)
+
+    @contextmanager
+    def lease_standby(self, model: str, digest: str) -> Iterator[Resident | None]:
+        """Hold the version before if it is that digest, or None."""
+        with self._lock:
+            resident = self._standby.get(model)
+            if resident is not None and resident.digest != digest:
+                resident = None
+            if resident is not None:
+                resident.leases += 1
+        try:
+            yield resident
+        finally:
+            if resident is not None:
+                self._release(resident)
+
+    def _release(self, resident: Resident) -> None:
+        with self._lock:
+            resident.leases -= 1
+            close = resident.retired and resident.leases == 0
+        if close:
+            resident.engine.close()
+
+    def _retire(self, resident: Resident) -> None:
+        with self._lock:
+            resident.retired = True
+            close = resident.leases == 0
+        if close:
+            resident.engine.close()
+
+    def _find(self, model: str, version: str) -> Resident:
+        resident, standby = self._active.get(model), self._standby.get(model)
+        if resident is None:
+            known = ", ".join(sorted(self._active)) or "none"
+            raise ModelNotFound(f"No model {model[:64]!r} is active here.", f"Active models: {known}.")
+        if version in ("", resident.manifest.version):
+            return resident
+        if standby is not None and version == standby.manifest.version:
+            return standby
+        raise ModelNotFound(
+            f"Version {version[:40]!r} of {model} is not resident.",
+            f"Leave the version empty, or ask for {resident.manifest.version}.",
+        )
