@@ -118,7 +118,7 @@ class Mortal:
         self.left -= 1
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_controllers_may_die_at_any_call_and_each_wave_is_one_deployment(
     seed: int, make_fleet: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,8 +13,10 @@ import pytest
 
 from hybridge_cloud import cli
 from hybridge_cloud.aws import greengrass, iot, session
-from hybridge_cloud.rollout import look, prepare
+from hybridge_cloud.cli import rollout_table
+from hybridge_cloud.rollout import commands, look, prepare
 from hybridge_cloud.rollout import record as rollouts
+from hybridge_cloud.rollout.controller import Controller
 from hybridge_cloud.rollout.plan import Limits
 from hybridge_cloud.rollout.state import planned
 from hybridge_edge.contract.errors import Conflict
@@ -206,3 +208,25 @@ def test_what_a_shadow_holds_is_believed_only_of_its_own_device(make_fleet: Any)
     assert [view.online for view in views if view] == [False, False], "what was heard long ago is not online"
     assert found.revisions[0].version == "1.0.0"
     assert found.revisions[1].deployment == ""
+
+
+def test_the_live_table_shows_every_device_and_every_verdict_on_a_terminal(
+    make_fleet: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fleet = make_fleet(0, 1)
+    record = rollouts.change(
+        fleet.bucket, fleet.plan("2.0.0"), lambda found: commands.start(found.state, 5, 6, 1)
+    )[1]  # fmt: skip
+    controller = Controller(fleet.bucket, fleet.name, record.plan.id)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    with rollout_table.shown(as_json=False) as told:
+        for _ in range(3):
+            told(controller.turn())
+            fleet.turn()
+        told(controller.turn())
+    shown = capfd.readouterr().out.rpartition("\x1b[2K")[2]
+    whole = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    assert "3 of 256 differ" in whole
+    assert all(device.thing in whole for device in fleet.devices)
+    assert "PASS disagreement on probes" in whole
