@@ -18,6 +18,9 @@ def demo(
     ),
     devices: Annotated[int, typer.Option(min=1, max=8, help="How many core devices; one a ring with four.")] = 4,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the sandbox running at the end.")] = False,
+    chaos: Annotated[
+        int | None, typer.Option(help="Kill one process, chosen by this seed, while the loop turns.")
+    ] = None,
     split: Annotated[int, typer.Option(min=0, help="Which of the example's splits.")] = 0,
     project: Annotated[Path, typer.Option(help="The project that turns the loop.")] = Path("examples/watch"),
 ) -> None:
@@ -34,7 +37,7 @@ def demo(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     chosen = folder.prepare(out)
-    summary = turn(Options(project, chosen, devices, split, keep), console)
+    summary = turn(Options(project, chosen, devices, split, keep, chaos), console)
     console.print()
     console.print(summary.table())
     console.print(f"\n{chosen / 'report.json'}\n{chosen / 'report.html'}", highlight=False)

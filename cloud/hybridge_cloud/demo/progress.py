@@ -28,6 +28,7 @@ class Progress:
     console: Console
     seconds: dict[str, float] = field(default_factory=dict)
     current: str = ""
+    on_hop: Callable[[str], None] = lambda name: None
 
     @contextmanager
     def hop(self, name: str, what: str) -> Iterator[None]:
@@ -35,6 +36,7 @@ class Progress:
         self.current = name
         self.console.print(f"\n[bold]{len(self.seconds) + 1:2d}. {name}[/bold]  {what}")
         begin = time.monotonic()
+        self.on_hop(name)
         try:
             yield
         finally:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from hybridge_cloud.demo.chaos import Chaos
 from hybridge_cloud.demo.observe import Observer
 from hybridge_cloud.demo.progress import Background, Progress
 from hybridge_cloud.training.project import load_project
@@ -20,13 +21,14 @@ FIRST, SECOND = "1.0.0", "2.0.0"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user asked for."""
+    """What the user asked for. ``chaos``: the seed of a death, None for none."""
 
     project: Path
     out: Path
     devices: int
     split: int
     keep: bool
+    chaos: int | None = None
 
 
 class Stage:
@@ -43,6 +45,9 @@ class Stage:
         self.dataset = self.task.dataset(options.split)
         self.background: list[Background] = []
         self.pipeline = ""
+        self.chaos = None if options.chaos is None else Chaos(options.chaos, self.sandbox)
+        if self.chaos is not None:
+            self.progress.on_hop = self.chaos.hop_begins
 
     @property
     def look(self) -> Observer:
@@ -78,6 +83,8 @@ class Stage:
 
     def close(self) -> None:
         """End what this run started; with --keep the sandbox stays."""
+        if self.chaos is not None:
+            self.chaos.close()
         for background in reversed(self.background):
             background.stop()
         if (self.sandbox / "sandbox.json").exists() and not self.options.keep:

@@ -47,7 +47,8 @@ def turn(options: Options, console: Console) -> Summary:
         load.stop()
         return conclude(stage, told)
     except Refused as error:
-        raise Refused(f"The demo stopped at '{stage.progress.current}'. {error.message}", error.remedy) from None
+        died = stage.chaos.sentence if stage.chaos is not None else ""
+        raise Refused(f"The demo stopped at '{stage.progress.current}'. {died}{error.message}", error.remedy) from None
     finally:
         stage.close()
 
@@ -82,6 +83,7 @@ def conclude(stage: Stage, told: tuple[Told, ...]) -> Summary:
             proofs=tuple(prove(record, known) for record in records),
             executions=_executions(status),
             rollouts=told,
+            chaos=stage.chaos,
             seconds=progress.seconds,
             load_rate=first_turn.LOAD_RATE,
         )

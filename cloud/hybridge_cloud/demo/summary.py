@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.table import Table
 
 from hybridge_cloud.demo.answers import Proof
+from hybridge_cloud.demo.chaos import Chaos
 from hybridge_cloud.demo.rollouts import Told
 from hybridge_edge.contract.errors import Refused
 
@@ -68,6 +69,7 @@ class Summary:
     proofs: tuple[Proof, ...]
     executions: dict[str, int]
     rollouts: tuple[Told, ...]
+    chaos: Chaos | None
     seconds: dict[str, float]
     load_rate: float
 
@@ -108,6 +110,7 @@ class Summary:
             "answers_mislabelled": sum(proof.mislabelled for proof in self.proofs),
             "last_proven_version": {proof.device: proof.last for proof in self.proofs},
             "rollouts": [told.to_json() for told in self.rollouts],
+            "chaos": self.chaos.death.to_json() if self.chaos is not None and self.chaos.death is not None else None,
             "replayed": self.samples.replayed,
             "captured": self.samples.captured,
             "returned": self.samples.returned,
@@ -128,8 +131,12 @@ class Summary:
     def check(self, wanted_version: str) -> None:
         """Raise Refused with every promise of the loop that this run broke."""
         broken = []
-        if self.failed_requests:
-            broken.append(f"{self.failed_requests} of {self.requests} requests failed")
+        death = self.chaos.death if self.chaos is not None else None
+        failed = sum(proof.failed for proof in self.proofs if death is None or not death.tolerates(proof.device))
+        if failed:
+            broken.append(f"{failed} of {self.requests} requests failed")
+        if self.chaos is not None and death is None:
+            broken.append(f"seed {self.chaos.seed} killed nobody")
         if self.samples.lost or self.samples.duplicated:
             broken.append(f"{self.samples.lost} samples lost, {self.samples.duplicated} duplicated")
         if self.samples.captured == 0:
@@ -175,6 +182,7 @@ class Summary:
             ),
             ("executions per dataset", ", ".join(f"{name}: {count}" for name, count in self.executions.items())),
             *((f"rollout of {told.version}", told.sentence) for told in self.rollouts),
+            *((("chaos", self.chaos.sentence.strip()),) if self.chaos is not None else ()),
             ("seconds", f"{sum(self.seconds.values()):.0f} in all"),
         ]
         for name, figure in rows:

@@ -29,6 +29,7 @@ GOOD = Summary(
     proofs=(PROOF,),
     executions={"000001": 1},
     rollouts=(UP, BACK),
+    chaos=None,
     seconds={"train": 9.5, "deploy": 20.0},
     load_rate=50.0,
 )
