@@ -151,11 +151,11 @@ def test_returned_features_and_labels_become_a_better_published_version_and_a_se
     manifest = publishing.fetch(MODEL, "2.0.0", folder, read_trust(turn.trust), bucket)
     task = load_project(turn.project).task()
     frozen = task.dataset(0).frozen
-    first, second = (
+    before, after = (
         evaluate_package(package, frozen.inputs, frozen.labels, task).outputs["probabilities"].argmax(1)
         for package in (turn.folder / "package", folder)
     )
-    assert manifest.comparisons == (Comparison(turn.champion.digest, len(frozen), int((first != second).sum())),)
+    assert manifest.comparisons == (Comparison(turn.champion.digest, len(frozen), int((before != after).sum())),)
     # A second execution of the same dataset, by real builds, ends as a duplicate at its first stage.
     create = ("retrain", "pipeline", "create", "--name", PIPELINE, "--project", turn.project, "--fleet", FLEET)
     assert hybridge(*create, "--signing-key", turn.key, "--trust", turn.trust, "--device-share", "0.6") == 0

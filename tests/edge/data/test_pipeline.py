@@ -197,16 +197,19 @@ def test_messages_that_no_broker_takes_are_said_at_the_close(caplog: pytest.LogC
     assert "1 messages were not sent" in caplog.text
 
 
+CLOSE_TOPIC = "sensors/close/windows"
+
+
 def test_what_was_published_before_the_close_arrives(broker: Broker, wait_for: Any) -> None:
     found: list[bytes] = []
-    with Connection(broker, "close-listener", "close-test", found.append) as listener:
+    with Connection(broker, "close-listener", CLOSE_TOPIC, found.append) as listener:
         listener.start()
         listener.wait_ready(20)
         with Connection(broker, "close-sender") as sender:
             sender.start()
             sender.wait_ready(20)
             for number in range(300):
-                sender.publish("close-test", b"%d" % number)
+                sender.publish(CLOSE_TOPIC, b"%d" % number)
         wait_for(lambda: len(found) >= 300)
     assert [int(payload) for payload in found] == list(range(300))
 
