@@ -24,6 +24,7 @@ h2{font-size:1.15rem;margin-top:2.2rem}
 .figures span{color:#64748b;font-size:.85rem}
 svg{width:100%;height:auto}
 p.note{color:#64748b;font-size:.9rem}
+td{padding:.35rem .9rem .35rem 0;vertical-align:top;border-top:1px solid #e2e8f0}
 """
 
 

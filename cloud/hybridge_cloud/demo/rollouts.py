@@ -46,7 +46,7 @@ class Told:
     @property
     def sentence(self) -> str:
         """What a person wants to know first."""
-        where = f"{self.rings} ring{'s' * (self.rings != 1)}, {len(self.reached)} devices"
+        where = f"{_count(self.rings, 'ring')}, {_count(len(self.reached), 'device')}"
         if self.status != "PUT_BACK":
             return f"{self.status}, {where}"
         found, back = f"found in {self.detect_seconds:.1f} s", f"back in {self.put_back_seconds:.1f} s"
@@ -64,6 +64,10 @@ class Told:
             "seconds_to_put_back": self.put_back_seconds,
             "reason": self.reason,
         }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def good(stage: Stage) -> Told:
