@@ -1,0 +1,30 @@
+"""Figures in the README are those of the committed benchmark results."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_readme_s_figures_of_put_back_are_the_committed_ones() -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / "put_back.json").read_text())
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    found = re.search(
+        r"(\d+) of (\d+) bad models put back from ring 0 \(found in ([\d.]+) s, back in ([\d.]+) s in the middle\), "
+        r"(\d+) of (\d+) good ones let through, ([\d,]+) of ([\d,]+) requests failed",
+        readme,
+    )
+    assert found is not None
+    assert [float(number.replace(",", "")) for number in found.groups()] == [
+        result["bad_put_back_from_ring_0"],
+        result["bad_rolled_out"],
+        round(result["seconds_to_detect"]["median"], 1),
+        round(result["seconds_to_put_back"]["median"], 1),
+        result["good_passed"],
+        result["good_rolled_out"],
+        result["failed_requests"],
+        result["requests"],
+    ]
