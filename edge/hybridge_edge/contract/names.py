@@ -103,10 +103,6 @@ class ComponentNames:
         """The component that carries a model's packages: ``PREFIX.model.NAME``."""
         return f"{self.prefix}.model.{model_name(name)}"
 
-    def is_ours(self, component: str) -> bool:
-        """Whether a component on a device belongs to this installation."""
-        return component.startswith(self.prefix + ".")
-
 
 # S3 keys, all in one bucket.
 
