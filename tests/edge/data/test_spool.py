@@ -335,7 +335,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB; who may not mount one sees the test skipped, and the file-size limit above stands alone."""
+    """A file system of 2 MiB. Who may not mount one sees a skip; the test under a file-size limit needs no mount."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = _LIBC.mount(b"none", os.fsencode(disk), b"tmpfs", 0, b"size=2m") == 0
