@@ -23,7 +23,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hybridge_cloud.demo import first_turn, rollouts
+from hybridge_cloud.demo import broker, first_turn, rollouts
 from hybridge_cloud.demo.answers import LoadRecord
 from hybridge_cloud.demo.rollouts import Told
 from hybridge_cloud.demo.stage import FIRST, FLEET, Options, Stage
@@ -62,7 +62,7 @@ def measure(stage: Stage, runs: int) -> dict[str, object]:
     first_turn.train_and_pack(stage)
     first_turn.start_account(stage)
     first_turn.start_fleet(stage)
-    first_turn.deploy_first(stage)
+    first_turn.deploy_first(stage, broker.choose(stage))
     load = first_turn.start_load(stage)
     told: list[Told] = []
     runs_now = FIRST

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import sys
 from functools import partial
@@ -11,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from hybridge_cloud.components.checkout import component_version
+from hybridge_cloud.demo.broker import SiteBroker
 from hybridge_cloud.demo.progress import Background, sandbox_environment
 from hybridge_cloud.demo.stage import FIRST, FLEET, PIPELINE, Stage
 from hybridge_edge.contract import names
@@ -65,16 +65,16 @@ def start_fleet(stage: Stage) -> None:
             )  # fmt: skip
 
 
-def deploy_first(stage: Stage) -> None:
+def deploy_first(stage: Stage, site: SiteBroker) -> None:
     """Version 1 and the runtime beside it."""
-    broker = json.loads((stage.sandbox / "sensors" / "mqtt.json").read_text())
+    broker = site.fields()
     settings = {
         "InferenceServer:tcp": "127.0.0.1:0",
         "InferenceServer:liveShare": "0.2",
         "InferenceServer:reportSeconds": "1",
         "SensorPipeline:model": stage.project.name,
         "SensorPipeline:brokerHost": broker["host"],
-        "SensorPipeline:brokerPort": str(broker["port"]),
+        "SensorPipeline:brokerPort": broker["port"],
         "SensorPipeline:brokerCa": broker["ca"],
         "SensorPipeline:brokerCertificate": broker["certificate"],
         "SensorPipeline:brokerKey": broker["key"],
@@ -108,12 +108,14 @@ def start_load(stage: Stage) -> Background:
         return stage.start("load", [*words, "--out", str(stage.out / "load"), *endpoints])
 
 
-def replay(stage: Stage) -> None:
+def replay(stage: Stage, site: SiteBroker) -> None:
     """New people move; what the devices capture of it comes back."""
     progress, samples = stage.progress, stage.replayed
-    with progress.hop("replay", f"{len(samples)} windows of new people over MQTT to the sensor pipelines"):
+    with progress.hop(
+        "replay", f"{len(samples)} windows of new people over MQTT ({site.name}) to the sensor pipelines"
+    ):
         words = ["--project", str(stage.options.project), "--split", str(stage.options.split)]
-        words += ["--rate", str(REPLAY_RATE), "--broker", str(stage.sandbox / "sensors" / "mqtt.json"), *stage.devices]
+        words += ["--rate", str(REPLAY_RATE), "--broker", str(site.file), *stage.devices]
         running = stage.start("replay", [sys.executable, "-m", "hybridge_cloud.demo.replay", *words])
         progress.wait("replaying", REPLAY_SECONDS, lambda: "" if running.process.poll() is not None else None)
         if running.process.returncode:

@@ -9,13 +9,13 @@ among the devices. Windows carry a sample id and no label. QoS 1: what the broke
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
+from hybridge_cloud.demo.broker import read
 from hybridge_cloud.training.project import load_project
 from hybridge_cloud.training.task import Samples, Task
 from hybridge_edge.contract import names
@@ -58,10 +58,7 @@ def main(arguments: list[str]) -> int:
         samples = task.dataset(options.split).replay
         if samples is None:
             raise Refused("The project has no part to replay.", "Give its dataset() a part 'replay'.")
-        fields = json.loads(options.broker.read_text())
-        broker = Broker(
-            fields["host"], int(fields["port"]), Path(fields["ca"]), Path(fields["certificate"]), Path(fields["key"])
-        )
+        broker = read(options.broker)
         publish(broker, windows(task, samples), share_out(samples, options.devices), options.rate)
     except HybridgeError as error:
         print(f"replay: {error}", file=sys.stderr)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from hybridge_cloud.compile.evaluate import evaluate_package
-from hybridge_cloud.demo import first_turn, page, rollouts
+from hybridge_cloud.demo import broker, first_turn, page, rollouts
 from hybridge_cloud.demo.answers import LoadRecord, distinct, prove
 from hybridge_cloud.demo.rollouts import Told
 from hybridge_cloud.demo.stage import FIRST, FLEET, SECOND, Options, Stage
@@ -35,9 +35,10 @@ def turn(options: Options, console: Console) -> Summary:
         first_turn.train_and_pack(stage)
         first_turn.start_account(stage)
         first_turn.start_fleet(stage)
-        first_turn.deploy_first(stage)
+        site = broker.choose(stage)
+        first_turn.deploy_first(stage, site)
         load = first_turn.start_load(stage)
-        first_turn.replay(stage)
+        first_turn.replay(stage, site)
         first_turn.import_labels(stage)
         first_turn.retrain(stage)
         fetch(stage, SECOND)
