@@ -81,6 +81,34 @@ def test_only_one_module_of_the_edge_knows_greengrass_ipc() -> None:
     assert knowing == ["greengrass.py"]
 
 
+ONE_WAY = {
+    "contract": {"admission", "serving", "engines", "store", "package", "worker", "cli", "management"},
+    "engines": {"admission", "serving", "store", "worker", "cli", "management"},
+    "serving": {"admission", "worker", "supervisor", "cli", "management", "uplink"},
+    "admission": {"worker", "supervisor", "cli", "management", "uplink", "client"},
+}
+"""What a folder of the edge may never import: who it serves."""
+
+
+def edge_parts(source: str) -> set[str]:
+    """The parts of the edge that a source imports: folders, or modules beside them."""
+    return {
+        (f"{match[1]}.{match[2]}" if match[1] else match[2]).split(".")[0]
+        for match in re.finditer(r"from hybridge_edge(?:\.([\w.]+))? import (\w+)", source)
+    }
+
+
+def test_the_part_finder_sees_both_ways_of_importing() -> None:
+    source = "from hybridge_edge import store, trust\nfrom hybridge_edge.serving.gate import Gate\n"
+    assert edge_parts(source) == {"store", "serving"}
+
+
+@pytest.mark.parametrize("folder", sorted(ONE_WAY))
+def test_folders_of_the_edge_import_one_way(folder: str) -> None:
+    for path in sources(EDGE / folder):
+        assert not edge_parts(path.read_text()) & ONE_WAY[folder], path
+
+
 def test_the_two_dependency_lists_agree() -> None:
     root = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     edge = tomllib.loads((ROOT / "edge" / "pyproject.toml").read_text())["project"]

@@ -10,7 +10,8 @@ from pathlib import Path
 from hybridge_edge import trust
 from hybridge_edge.contract.document import sha256
 from hybridge_edge.contract.errors import PackageRefused, UsageError
-from hybridge_edge.contract.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, SIGNATURE_FILE, Manifest
+from hybridge_edge.contract.manifest import MAX_MANIFEST_BYTES, Manifest
+from hybridge_edge.contract.package_file import MANIFEST_FILE, SIGNATURE_FILE
 from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.package import Package, check_listing, read_small
 

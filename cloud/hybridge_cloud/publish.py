@@ -19,7 +19,8 @@ from hybridge_edge import durable, trust
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import canonical, sha256
 from hybridge_edge.contract.errors import Conflict, PackageRefused
-from hybridge_edge.contract.manifest import MANIFEST_FILE, SIGNATURE_FILE, Manifest
+from hybridge_edge.contract.manifest import Manifest
+from hybridge_edge.contract.package_file import MANIFEST_FILE, SIGNATURE_FILE
 from hybridge_edge.contract.trust_document import TrustDocument
 
 _DIGEST_METADATA = components.DIGEST_METADATA

@@ -14,7 +14,8 @@ from hybridge_cloud.package import read_package
 from hybridge_edge import durable
 from hybridge_edge.contract.document import canonical
 from hybridge_edge.contract.errors import Conflict, PackageRefused, UsageError
-from hybridge_edge.contract.manifest import SIGNATURE_FILE, SIGNATURE_PAYLOAD_TYPE
+from hybridge_edge.contract.manifest import SIGNATURE_PAYLOAD_TYPE
+from hybridge_edge.contract.package_file import SIGNATURE_FILE
 from hybridge_edge.contract.trust_document import TrustDocument, TrustedKey
 
 MAX_KEY_BYTES = 16 * 1024

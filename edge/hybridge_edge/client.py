@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 
-from hybridge_edge import codec, runtime
+from hybridge_edge import runtime
 from hybridge_edge.contract.errors import (
     HybridgeError,
     InvalidInput,
@@ -27,6 +27,7 @@ from hybridge_edge.contract.errors import (
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.contract.protos import open_inference_pb2_grpc as services
 from hybridge_edge.engine import Array
+from hybridge_edge.serving import codec
 
 ENDPOINT_VARIABLE = "HYBRIDGE_ENDPOINT"
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024

@@ -39,6 +39,13 @@ class Configuration:
             raise UsageError(f"{name} is not set.", "Give its flag, or set it in the component's configuration.")
         return value
 
+    def choice(self, name: str, allowed: tuple[str, ...]) -> str:
+        """One of ``allowed``, the first where it is not set."""
+        value = self.text(name, allowed[0])
+        if value not in allowed:
+            raise self._wrong(name, value, f"one of {', '.join(allowed)}")
+        return value
+
     def integer(self, name: str, default: int, minimum: int, maximum: int) -> int:
         number = self.number(name, default, minimum, maximum)
         if number != int(number):

@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from hybridge_edge.activation import Activation
+from hybridge_edge.admission.activation import Activation
 from hybridge_edge.contract.document import Reader, canonical, parse
 from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, Refused
 from hybridge_edge.contract.handover import MAX_LINE_BYTES, Handover
 from hybridge_edge.contract.names import model_name
-from hybridge_edge.residents import Resident
-from hybridge_edge.service import Service
-from hybridge_edge.standing import standing
+from hybridge_edge.serving.residents import Resident
+from hybridge_edge.serving.service import Service
+from hybridge_edge.serving.standing import standing
 from hybridge_edge.store import Store
 
 _LOG = logging.getLogger(__name__)

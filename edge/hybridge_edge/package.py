@@ -12,7 +12,8 @@ from pathlib import Path
 
 from hybridge_edge import durable
 from hybridge_edge.contract.errors import PackageRefused
-from hybridge_edge.contract.manifest import MANIFEST_FILE, MAX_FILES, SIGNATURE_FILE, FileEntry, Manifest
+from hybridge_edge.contract.manifest import MAX_FILES, Manifest
+from hybridge_edge.contract.package_file import MANIFEST_FILE, SIGNATURE_FILE, FileEntry
 
 _CHUNK_BYTES = 1024 * 1024
 _PUBLISH_AGAIN = "Take the package from where it was published, or publish it again."

@@ -19,6 +19,11 @@ DEFAULT_LIVE_SHARE = 0.05
 EVALUATING_SECONDS = 60.0
 """Between two reports while a rollout judges."""
 MAX_SPOOL_MEGABYTES = 1024 * 1024
+MAX_MEMORY_MEGABYTES = 1024 * 1024
+DEFAULT_RUN_SECONDS = 10.0
+MAX_RUN_SECONDS = 600.0
+MAX_METRICS_SECONDS = 3600.0
+LOG_FORMATS = ("text", "json")
 _NAMES = {
     "store": "where packages are installed",
     "tcp": "HOST:PORT on loopback to listen on besides the socket, port 0 for any, empty for none",
@@ -29,14 +34,27 @@ _NAMES = {
     "spool": "where samples wait for the uplink",
     "spoolMegabytes": "the most the spool may hold, in MiB",
     "threads": "threads one run of a model may use",
+    "runSeconds": "the longest one run may take, in seconds, where its package states no limit",
+    "memoryMegabytes": "what loaded models may hold together, in MiB, 0 for no limit",
+    "factory": "a folder of packages, one a model, to serve where nothing else is left",
+    "target": "the kind of device this is (see hybridge-edge doctor), empty to have it found out",
+    "metrics": "HOST:PORT on loopback for Prometheus, port 0 for any, empty for none",
+    "embeddedMetrics": "seconds between two CloudWatch embedded-metric lines on stdout, 0 for none",
+    "logFormat": f"how log lines are written: one of {', '.join(LOG_FORMATS)}",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
-    """Settings of a server; folders absolute, ``spool_megabytes`` in MiB, ``threads`` for one run.
+    """Settings of a server; folders absolute, ``spool_megabytes`` and ``memory_megabytes`` in MiB.
 
-    ``live_share`` of requests is answered by the version before too; ``report_seconds`` between reports in a rollout.
+    Attributes:
+        threads: for one run. live_share: of requests that the version before answers too.
+        report_seconds: between reports in a rollout. run_seconds: the longest a run may take where its package says
+            nothing. memory_megabytes: what loaded models may hold together, 0 for no limit. factory: a folder of
+            packages to fall back on, "" for none. target: name of the target entry, "" has the device choose.
+        metrics: HOST:PORT on loopback for Prometheus, "" for none. embedded_metrics: seconds between two CloudWatch
+            embedded-metric lines, 0 for none. log_format: "text" or "json".
     """
 
     store: Path
@@ -48,25 +66,21 @@ class ServeSettings:
     threads: int
     live_share: float = DEFAULT_LIVE_SHARE
     report_seconds: float = EVALUATING_SECONDS
+    run_seconds: float = DEFAULT_RUN_SECONDS
+    memory_megabytes: int = 0
+    factory: str = ""
+    target: str = ""
+    metrics: str = ""
+    embedded_metrics: float = 0.0
+    log_format: str = "text"
 
     @property
     def captures(self) -> bool:
         return self.capture_share > 0 or self.capture_confidence_below > 0
 
     def to_json(self) -> bytes:
-        return canonical(
-            {
-                "store": str(self.store),
-                "tcp": self.tcp,
-                "capture_share": self.capture_share,
-                "capture_confidence_below": self.capture_confidence_below,
-                "spool": str(self.spool),
-                "spool_megabytes": self.spool_megabytes,
-                "threads": self.threads,
-                "live_share": self.live_share,
-                "report_seconds": self.report_seconds,
-            }
-        )
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return canonical({name: str(value) if isinstance(value, Path) else value for name, value in values.items()})
 
     @classmethod
     def from_json(cls, data: bytes | str) -> ServeSettings:
@@ -82,6 +96,13 @@ class ServeSettings:
             threads=reader.integer("threads"),
             live_share=reader.number("live_share"),
             report_seconds=reader.number("report_seconds"),
+            run_seconds=reader.number("run_seconds"),
+            memory_megabytes=reader.integer("memory_megabytes"),
+            factory=reader.text("factory"),
+            target=reader.text("target"),
+            metrics=reader.text("metrics"),
+            embedded_metrics=reader.number("embedded_metrics"),
+            log_format=reader.text("log_format"),
         )
         reader.close()
         return settings
@@ -125,4 +146,11 @@ def read(arguments: argparse.Namespace) -> ServeSettings:
         threads=configuration.integer("threads", 1, 1, MAX_THREADS),
         live_share=configuration.number("liveShare", DEFAULT_LIVE_SHARE, 0.0, 1.0),
         report_seconds=configuration.number("reportSeconds", EVALUATING_SECONDS, 1.0, MAX_REPORT_SECONDS),
+        run_seconds=configuration.number("runSeconds", DEFAULT_RUN_SECONDS, 0.01, MAX_RUN_SECONDS),
+        memory_megabytes=configuration.integer("memoryMegabytes", 0, 0, MAX_MEMORY_MEGABYTES),
+        factory=configuration.text("factory"),
+        target=configuration.text("target"),
+        metrics=configuration.text("metrics"),
+        embedded_metrics=configuration.number("embeddedMetrics", 0.0, 0.0, MAX_METRICS_SECONDS),
+        log_format=configuration.choice("logFormat", LOG_FORMATS),
     )

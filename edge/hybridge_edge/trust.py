@@ -13,13 +13,8 @@ from typing import TYPE_CHECKING
 
 from hybridge_edge.contract.document import sha256
 from hybridge_edge.contract.errors import PackageRefused
-from hybridge_edge.contract.manifest import (
-    MANIFEST_FILE,
-    MAX_MANIFEST_BYTES,
-    SIGNATURE_FILE,
-    SIGNATURE_PAYLOAD_TYPE,
-    Manifest,
-)
+from hybridge_edge.contract.manifest import MAX_MANIFEST_BYTES, SIGNATURE_PAYLOAD_TYPE, Manifest
+from hybridge_edge.contract.package_file import MANIFEST_FILE, SIGNATURE_FILE
 from hybridge_edge.contract.trust_document import DEFAULT_TRUST_FILE, TRUST_VARIABLE, TrustDocument
 from hybridge_edge.package import Package, read_small
 

@@ -14,16 +14,16 @@ from collections.abc import Callable
 from threading import Thread
 
 from hybridge_edge import engine, runtime, trust
-from hybridge_edge.activation import Activation
+from hybridge_edge.admission.activation import Activation
 from hybridge_edge.contract.errors import HybridgeError
-from hybridge_edge.gate import Gate
 from hybridge_edge.lines import LineServer
 from hybridge_edge.management import Facts, Management
 from hybridge_edge.reporting import Reporter, Snapshot
-from hybridge_edge.server import InferenceServer, quiet_grpc
-from hybridge_edge.service import Service
+from hybridge_edge.serving.gate import Gate
+from hybridge_edge.serving.server import InferenceServer, quiet_grpc
+from hybridge_edge.serving.service import Service
+from hybridge_edge.serving.standing import durations, standing, under_evaluation
 from hybridge_edge.settings import ServeSettings
-from hybridge_edge.standing import durations, standing, under_evaluation
 from hybridge_edge.store import Store
 from hybridge_edge.version import installed_version
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import struct
 
 from hybridge_edge.contract.batch import BatchManifest
+from hybridge_edge.contract.examination import Golden, GoldenTensor
 from hybridge_edge.contract.handover import Handover, HandoverAnswer
-from hybridge_edge.contract.manifest import FileEntry, Golden, GoldenTensor, Lineage, Manifest, Variant
+from hybridge_edge.contract.lineage import Lineage
+from hybridge_edge.contract.manifest import Manifest, Variant
+from hybridge_edge.contract.package_file import FileEntry
 from hybridge_edge.contract.report import DeviceReport, ModelReport
 from hybridge_edge.contract.sample import Sample
 from hybridge_edge.contract.states import Mode, PackageState

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import canonical, parse
 from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, InvalidName
-from hybridge_edge.contract.manifest import Manifest, relative_path
+from hybridge_edge.contract.manifest import Manifest
+from hybridge_edge.contract.package_file import relative_path
 from hybridge_edge.contract.sample import Sample
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1"

@@ -22,25 +22,19 @@ from onnx import TensorProto, helper, numpy_helper
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner
 
-from hybridge_edge.activation import Activation
+from hybridge_edge.admission.activation import Activation
 from hybridge_edge.contract.document import sha256
+from hybridge_edge.contract.examination import Golden, GoldenTensor, Probe
 from hybridge_edge.contract.handover import Handover
-from hybridge_edge.contract.manifest import (
-    SIGNATURE_PAYLOAD_TYPE,
-    FileEntry,
-    Golden,
-    GoldenTensor,
-    Lineage,
-    Manifest,
-    Probe,
-    Variant,
-)
+from hybridge_edge.contract.lineage import Lineage
+from hybridge_edge.contract.manifest import SIGNATURE_PAYLOAD_TYPE, Manifest, Variant
+from hybridge_edge.contract.package_file import FileEntry
 from hybridge_edge.contract.states import Mode, PackageState
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.contract.trust_document import TrustDocument, TrustedKey
 from hybridge_edge.engine import load
-from hybridge_edge.gate import Gate
-from hybridge_edge.service import Service
+from hybridge_edge.serving.gate import Gate
+from hybridge_edge.serving.service import Service
 from hybridge_edge.store import Store
 
 STEPS, CHANNELS = 8, 3

@@ -21,7 +21,9 @@ from hybridge_edge.arrays import to_tensor
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import sha256
 from hybridge_edge.contract.errors import PackageRefused
-from hybridge_edge.contract.manifest import MANIFEST_FILE, FileEntry, Lineage, Manifest, Variant
+from hybridge_edge.contract.lineage import Lineage
+from hybridge_edge.contract.manifest import Manifest, Variant
+from hybridge_edge.contract.package_file import MANIFEST_FILE, FileEntry
 from hybridge_edge.contract.tensors import TensorSpec
 
 FEATURES_FILE = "features.onnx"

@@ -10,7 +10,7 @@ from hybridge_cloud.compile.npy import npy_bytes
 from hybridge_cloud.compile.parity import Reference
 from hybridge_cloud.training.project import ParityConfig
 from hybridge_cloud.training.task import Samples
-from hybridge_edge.contract.manifest import Golden, GoldenTensor
+from hybridge_edge.contract.examination import Golden, GoldenTensor
 
 GOLDEN_ROWS = 8
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hybridge_cloud.compile.npy import npy_bytes
 from hybridge_cloud.training.task import Samples
-from hybridge_edge.contract.manifest import Probe
+from hybridge_edge.contract.examination import Probe
 
 PROBE_ROWS = 128
 """At most so many rows: enough to tell a disagreement of a few percent from none, small beside most models."""

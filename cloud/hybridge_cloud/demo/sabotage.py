@@ -29,7 +29,8 @@ from hybridge_edge.contract import names
 from hybridge_edge.contract.document import sha256
 from hybridge_edge.contract.errors import HybridgeError, Refused
 from hybridge_edge.contract.expectations import Comparison
-from hybridge_edge.contract.manifest import MANIFEST_FILE, FileEntry, Manifest
+from hybridge_edge.contract.manifest import Manifest
+from hybridge_edge.contract.package_file import MANIFEST_FILE, FileEntry
 from hybridge_edge.package import Package
 
 TIMES = 10.0

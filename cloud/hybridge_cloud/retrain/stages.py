@@ -22,7 +22,8 @@ from hybridge_cloud.retrain.plan import Plan
 from hybridge_cloud.retrain.verdicts import Evaluated, PublishedVersion, Quality
 from hybridge_edge.contract import names
 from hybridge_edge.contract.errors import Refused, Unavailable
-from hybridge_edge.contract.manifest import MANIFEST_FILE, Manifest
+from hybridge_edge.contract.manifest import Manifest
+from hybridge_edge.contract.package_file import MANIFEST_FILE
 
 if TYPE_CHECKING:
     from hybridge_cloud.aws.s3 import Bucket

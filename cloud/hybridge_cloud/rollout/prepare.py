@@ -18,7 +18,8 @@ from hybridge_edge.contract import names
 from hybridge_edge.contract.document import sha256
 from hybridge_edge.contract.errors import Conflict, Refused, UsageError
 from hybridge_edge.contract.expectations import Comparison
-from hybridge_edge.contract.manifest import MANIFEST_FILE, Manifest
+from hybridge_edge.contract.manifest import Manifest
+from hybridge_edge.contract.package_file import MANIFEST_FILE
 from hybridge_edge.contract.states import Mode
 
 UNNUMBERED = "unnumbered"

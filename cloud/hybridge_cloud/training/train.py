@@ -24,7 +24,8 @@ from hybridge_cloud.training.run import RunConfig, write_run
 from hybridge_cloud.training.task import Arrays, Dataset, Task
 from hybridge_edge.contract.document import sha256
 from hybridge_edge.contract.errors import InvalidInput, PackageRefused, Refused, UsageError
-from hybridge_edge.contract.manifest import MANIFEST_FILE, Manifest
+from hybridge_edge.contract.manifest import Manifest
+from hybridge_edge.contract.package_file import MANIFEST_FILE
 
 _LIBRARIES = ("hybridge", "numpy", "onnx", "onnxruntime", "onnxscript", "torch")
 OnEpoch = Callable[[Epoch], None]

@@ -9,7 +9,8 @@ from hybridge_edge.cli.talk import tell, wait_for_server
 from hybridge_edge.contract.document import Reader, canonical, sha256
 from hybridge_edge.contract.errors import PackageRefused, UsageError
 from hybridge_edge.contract.handover import Handover
-from hybridge_edge.contract.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest
+from hybridge_edge.contract.manifest import MAX_MANIFEST_BYTES, Manifest
+from hybridge_edge.contract.package_file import MANIFEST_FILE
 from hybridge_edge.contract.states import HANDED_OVER, Mode, PackageState
 from hybridge_edge.package import read_small
 

@@ -9,6 +9,7 @@
         ├── InvalidInput          tensors of a request do not fit the model's signature
         ├── ModelNotFound         no such model, or no such version resident
         ├── Overloaded            a bounded queue is full: try again later
+        ├── DeadlineExceeded      the caller's time was up, or a run took longer than it may
         ├── SpoolFull             the disk or the spool's limit is reached
         ├── Unavailable           a server, broker or account does not answer
         └── Conflict              the thing exists already with other content
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 __all__ = [
     "Conflict",
+    "DeadlineExceeded",
     "HybridgeError",
     "InvalidDocument",
     "InvalidInput",
@@ -109,6 +111,12 @@ class Overloaded(Refused):
     """A bounded queue is full."""
 
     code = "RESOURCE_EXHAUSTED"
+
+
+class DeadlineExceeded(Refused):
+    """The caller's time was up before its turn came, or a run was stopped because it took longer than it may."""
+
+    code = "DEADLINE_EXCEEDED"
 
 
 class SpoolFull(Refused):

@@ -14,60 +14,24 @@ Everything but the signature is listed in ``files`` with its size and sha256; no
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 from hybridge_edge.contract import names
+from hybridge_edge.contract.budgets import Budgets
 from hybridge_edge.contract.document import Reader, canonical, parse, sha256
 from hybridge_edge.contract.errors import InvalidDocument
+from hybridge_edge.contract.examination import Golden, Probe
 from hybridge_edge.contract.expectations import Comparison, Guard
+from hybridge_edge.contract.lineage import Lineage
+from hybridge_edge.contract.package_file import MAX_PACKAGE_BYTES, FileEntry, relative_path
 from hybridge_edge.contract.tensors import TensorSpec
 
 FORMAT = 1
-MANIFEST_FILE = "manifest.json"
-SIGNATURE_FILE = "signature.json"
 SIGNATURE_PAYLOAD_TYPE = "application/vnd.hybridge.manifest+json"
-FILE_TYPES = frozenset({".onnx", ".npy", ".json", ".txt"})
 MAX_FILES = 256
-MAX_PACKAGE_BYTES = 8 * 1024**3
 MAX_MANIFEST_BYTES = 1024 * 1024
 MAX_BATCH_LIMIT = 1024
-
-
-def relative_path(text: str) -> str:
-    """Return ``text`` if it is a plain relative path of an allowed type, else raise InvalidDocument."""
-    path = PurePosixPath(text)
-    plain = (
-        text == str(path)
-        and not path.is_absolute()
-        and 1 <= len(path.parts) <= 4
-        and all(part not in ("..", ".") and part.isprintable() and "\\" not in part for part in path.parts)
-        and len(text) <= 200
-    )
-    if not plain or path.suffix not in FILE_TYPES or text in (MANIFEST_FILE, SIGNATURE_FILE):
-        raise InvalidDocument(
-            f"{text[:80]!r} may not be a file of a package.", "Use plain relative paths of onnx, npy, json, txt."
-        )
-    return text
-
-
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    """One file of the package: its path below the folder, digest and size in bytes."""
-
-    path: str
-    sha256: str
-    size: int
-
-    @classmethod
-    def read(cls, reader: Reader) -> FileEntry:
-        return cls(
-            reader.text("path", check=relative_path),
-            reader.text("sha256", check=names.digest),
-            reader.integer("size", maximum=MAX_PACKAGE_BYTES),
-        )
-
-    def to_json(self) -> dict[str, object]:
-        return {"path": self.path, "sha256": self.sha256, "size": self.size}
+CONTROL_FLOW = ("If", "Loop", "Scan")
+"""Operators that a graph may hold only where the manifest says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,99 +73,6 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
-class GoldenTensor:
-    """A tensor with a known value: ``role`` is "input" or "output", ``path`` a .npy, batch first."""
-
-    role: str
-    name: str
-    path: str
-
-    @classmethod
-    def read(cls, reader: Reader) -> GoldenTensor:
-        role = reader.text("role")
-        if role not in ("input", "output"):
-            raise InvalidDocument(f"A golden tensor's role is 'input' or 'output', not {role[:20]!r}.")
-        return cls(role, reader.text("name"), reader.text("path", check=relative_path))
-
-    def to_json(self) -> dict[str, object]:
-        return {"role": self.role, "name": self.name, "path": self.path}
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """One raw input of the probe set: ``path`` is a .npy, rows first, as many rows as every other probe."""
-
-    name: str
-    path: str
-
-    @classmethod
-    def read(cls, reader: Reader) -> Probe:
-        return cls(reader.text("name"), reader.text("path", check=relative_path))
-
-    def to_json(self) -> dict[str, object]:
-        return {"name": self.name, "path": self.path}
-
-
-@dataclass(frozen=True, slots=True)
-class Golden:
-    """Inputs and the outputs they must give: |got - want| <= atol + rtol * |want|, element by element."""
-
-    tensors: tuple[GoldenTensor, ...]
-    rtol: float
-    atol: float
-
-    @classmethod
-    def read(cls, reader: Reader) -> Golden:
-        return cls(reader.objects("tensors", GoldenTensor.read), reader.number("rtol"), reader.number("atol"))
-
-    def to_json(self) -> dict[str, object]:
-        return {"tensors": [tensor.to_json() for tensor in self.tensors], "rtol": self.rtol, "atol": self.atol}
-
-
-@dataclass(frozen=True, slots=True)
-class Lineage:
-    """Where a package comes from.
-
-    Attributes:
-        run: name of the training run. data_digest, code_digest: sha256 of the data read and of the project's files.
-        dataset: S3 key of the numbered dataset that made it, "" for a first training.
-        parent: digest of the package it was retrained from, "" for a first training.
-        created_at: UTC, ISO 8601. versions: libraries by name.
-    """
-
-    run: str
-    data_digest: str
-    code_digest: str
-    created_at: str
-    dataset: str = ""
-    parent: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, reader: Reader) -> Lineage:
-        return cls(
-            reader.text("run"),
-            reader.text("data_digest"),
-            reader.text("code_digest"),
-            reader.text("created_at"),
-            reader.text("dataset", ""),
-            reader.text("parent", ""),
-            reader.strings_by_name("versions"),
-        )
-
-    def to_json(self) -> dict[str, object]:
-        return {
-            "run": self.run,
-            "data_digest": self.data_digest,
-            "code_digest": self.code_digest,
-            "created_at": self.created_at,
-            "dataset": self.dataset,
-            "parent": self.parent,
-            "versions": self.versions,
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class Manifest:
     """What a package is, format 1.
 
@@ -215,6 +86,7 @@ class Manifest:
         metrics: the task's metrics on held-out data, by name.
         guards: bounds of outputs. comparisons: with which packages this one was compared, and how often they disagreed.
         probes: raw inputs by name, .npy files, rows first: a device answers them with this package and the one before.
+        budgets: what it may cost. control_flow: which of CONTROL_FLOW its graphs use; a device refuses any other.
 
     Fields that hold nothing are not written, so a manifest without them has the bytes it always had.
     """
@@ -237,6 +109,8 @@ class Manifest:
     guards: tuple[Guard, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     probes: tuple[Probe, ...] = ()
+    budgets: Budgets = field(default_factory=Budgets)
+    control_flow: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         listed = {entry.path for entry in self.files}
@@ -263,6 +137,10 @@ class Manifest:
             raise InvalidDocument(f"The manifest of {self.name!r} guards something that is not an output.")
         if self.probes and {probe.name for probe in self.probes} != {spec.name for spec in self.inputs}:
             raise InvalidDocument(f"The probes of {self.name!r} are not its inputs.")
+        if not set(self.control_flow) <= set(CONTROL_FLOW):
+            raise InvalidDocument(
+                f"The manifest of {self.name!r} declares control flow that is none of {CONTROL_FLOW}."
+            )
 
     def to_bytes(self) -> bytes:
         """The canonical bytes of manifest.json."""
@@ -273,6 +151,10 @@ class Manifest:
             fields["comparisons"] = [comparison.to_json() for comparison in self.comparisons]
         if self.probes:
             fields["probes"] = [probe.to_json() for probe in self.probes]
+        if self.budgets != Budgets():
+            fields["budgets"] = self.budgets.to_json()
+        if self.control_flow:
+            fields["control_flow"] = list(self.control_flow)
         return canonical(
             {
                 **fields,
@@ -328,6 +210,8 @@ class Manifest:
             guards=reader.objects("guards", Guard.read, ()),
             comparisons=reader.objects("comparisons", Comparison.read, ()),
             probes=reader.objects("probes", Probe.read, ()),
+            budgets=reader.object("budgets", Budgets.read) if "budgets" in reader.names() else Budgets(),
+            control_flow=reader.strings("control_flow", ()),
         )
         reader.close()
         if manifest.to_bytes() != data:

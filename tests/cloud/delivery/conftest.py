@@ -14,15 +14,10 @@ from onnx import TensorProto, helper
 from hybridge_cloud.components import build
 from hybridge_cloud.signing import generate_key, sign_package
 from hybridge_edge.contract.document import sha256
-from hybridge_edge.contract.manifest import (
-    MANIFEST_FILE,
-    FileEntry,
-    Golden,
-    GoldenTensor,
-    Lineage,
-    Manifest,
-    Variant,
-)
+from hybridge_edge.contract.examination import Golden, GoldenTensor
+from hybridge_edge.contract.lineage import Lineage
+from hybridge_edge.contract.manifest import Manifest, Variant
+from hybridge_edge.contract.package_file import MANIFEST_FILE, FileEntry
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.contract.trust_document import TrustDocument
 

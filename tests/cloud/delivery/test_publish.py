@@ -22,7 +22,7 @@ from hybridge_cloud.fleet.membership import ensure_fleet
 from hybridge_cloud.signing import generate_key, sign_package
 from hybridge_edge.contract import names
 from hybridge_edge.contract.errors import Conflict, HybridgeError, PackageRefused, Refused, Unavailable, UsageError
-from hybridge_edge.contract.manifest import SIGNATURE_FILE
+from hybridge_edge.contract.package_file import SIGNATURE_FILE
 
 FLEET = "publishers"
 NUMBERS = itertools.count(1)

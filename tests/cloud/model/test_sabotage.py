@@ -15,8 +15,8 @@ from hybridge_cloud.demo.sabotage import Sabotaged, good, shuffled, slow
 from hybridge_cloud.demo.sabotaged_graph import FIRST_MULTIPLICATIONS, with_work
 from hybridge_cloud.signing import generate_key
 from hybridge_edge import engine
+from hybridge_edge.admission.golden import check_golden
 from hybridge_edge.contract.errors import Conflict, Refused
-from hybridge_edge.golden import check_golden
 from hybridge_edge.trust import open_package, read_trust, verify_package
 
 VERSION = "3.0.0"

@@ -29,16 +29,11 @@ from hybridge_cloud.rollout.record import Record
 from hybridge_cloud.sandbox.lifecycle import RunningSandbox, running
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import sha256
+from hybridge_edge.contract.examination import Golden, GoldenTensor
 from hybridge_edge.contract.expectations import Comparison
-from hybridge_edge.contract.manifest import (
-    MANIFEST_FILE,
-    FileEntry,
-    Golden,
-    GoldenTensor,
-    Lineage,
-    Manifest,
-    Variant,
-)
+from hybridge_edge.contract.lineage import Lineage
+from hybridge_edge.contract.manifest import Manifest, Variant
+from hybridge_edge.contract.package_file import MANIFEST_FILE, FileEntry
 from hybridge_edge.contract.report import DeviceReport, Evidence, ModelReport
 from hybridge_edge.contract.states import PackageState
 from hybridge_edge.contract.tensors import TensorSpec

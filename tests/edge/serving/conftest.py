@@ -17,17 +17,18 @@ import numpy
 import pytest
 
 from hybridge_edge import lines
-from hybridge_edge.activation import Activation
+from hybridge_edge.admission.activation import Activation
 from hybridge_edge.contract.handover import Handover
 from hybridge_edge.contract.report import ModelReport
 from hybridge_edge.contract.states import PackageState
 from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.engine import Engine, load
-from hybridge_edge.gate import Gate
 from hybridge_edge.package import Package
 from hybridge_edge.runtime import Endpoint
-from hybridge_edge.service import Answer, Inference, Service
-from hybridge_edge.standing import standing
+from hybridge_edge.serving.call import Call
+from hybridge_edge.serving.gate import Gate
+from hybridge_edge.serving.service import Answer, Inference, Service
+from hybridge_edge.serving.standing import standing
 from hybridge_edge.store import Store
 
 READY_WITHIN_S = 30.0
@@ -66,7 +67,7 @@ class Device:
         self.start()
 
     def ask(self, values: numpy.ndarray, version: str = "") -> Answer:
-        return self.service.infer(Inference(self.kit.MODEL, version, "", {"window": values}), 5.0)
+        return self.service.infer(Inference(self.kit.MODEL, version, "", {"window": values}), Call(5.0))
 
     def serves(self, version: str = "") -> tuple[str, float]:
         """The version that answers, and the factor its numbers show."""

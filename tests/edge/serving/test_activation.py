@@ -11,7 +11,7 @@ import pytest
 from hybridge_edge.contract.errors import ModelNotFound, PackageRefused, Refused
 from hybridge_edge.contract.states import Mode, PackageState
 from hybridge_edge.contract.tensors import TensorSpec
-from hybridge_edge.residents import TRIAL_RUNS
+from hybridge_edge.serving.residents import TRIAL_RUNS
 
 
 def test_a_first_package_answers_and_survives_a_restart_without_its_source(device: Any, packages: Callable) -> None:

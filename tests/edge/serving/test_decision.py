@@ -2,9 +2,9 @@
 
 import pytest
 
+from hybridge_edge.admission.decision import Action, decide
 from hybridge_edge.contract.handover import Handover
 from hybridge_edge.contract.states import Mode
-from hybridge_edge.decision import Action, decide
 from hybridge_edge.ledger import Installed, ModelRecord, Verdict, Wanted
 
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64

@@ -11,19 +11,19 @@ import numpy
 import pytest
 
 from hybridge_edge import trust as trusting
+from hybridge_edge.admission.probes import answer_probes
 from hybridge_edge.contract.errors import ModelNotFound
 from hybridge_edge.contract.report import Evidence
 from hybridge_edge.contract.states import Mode, PackageState
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.engine import Arrays, Engine, EngineResult, load
-from hybridge_edge.evidence import comparable
-from hybridge_edge.gate import Gate
 from hybridge_edge.ledger import NO_ROLLOUT
-from hybridge_edge.live import MAX_WAITING, LiveComparison
-from hybridge_edge.probes import answer_probes
-from hybridge_edge.residents import Resident
-from hybridge_edge.standing import EVALUATION_SECONDS, under_evaluation
+from hybridge_edge.serving.evidence import comparable
+from hybridge_edge.serving.gate import Gate
+from hybridge_edge.serving.live import MAX_WAITING, LiveComparison
+from hybridge_edge.serving.residents import Resident
+from hybridge_edge.serving.standing import EVALUATION_SECONDS, under_evaluation
 
 ROWS = 40
 SHUFFLED = (1, 2, 0)

@@ -14,8 +14,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from hybridge_edge.client import Client
 from hybridge_edge.contract.errors import Refused
 from hybridge_edge.contract.expectations import Guard
-from hybridge_edge.guards import object_to
-from hybridge_edge.server import InferenceServer
+from hybridge_edge.serving.guards import object_to
+from hybridge_edge.serving.server import InferenceServer
 
 NAN, INFINITY = float("nan"), float("inf")
 

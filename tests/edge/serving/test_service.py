@@ -18,9 +18,10 @@ from hybridge_edge.contract.errors import Overloaded, SpoolFull
 from hybridge_edge.contract.manifest import Manifest
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.engine import EngineResult
-from hybridge_edge.gate import Gate
-from hybridge_edge.residents import Resident
-from hybridge_edge.service import Inference, Service
+from hybridge_edge.serving.call import Call
+from hybridge_edge.serving.gate import Gate
+from hybridge_edge.serving.residents import Resident
+from hybridge_edge.serving.service import Inference, Service
 from hybridge_edge.trials import Trial
 
 
@@ -63,12 +64,12 @@ def service(packages: Callable) -> Service:
 
 @pytest.mark.parametrize("rows", [1, 2])
 def test_a_confidence_without_a_batch_axis_is_every_row_s(service: Service, kit: ModuleType, rows: int) -> None:
-    service.infer(Inference("watch", "", "a", {"window": kit.window(rows)}), 1.0)
+    service.infer(Inference("watch", "", "a", {"window": kit.window(rows)}), Call(1.0))
     assert [one.confidence for one in service.capture.observations] == [0.75] * rows  # type: ignore[union-attr]
 
 
 def test_a_row_that_is_kept_does_not_keep_its_batch_in_memory(service: Service, kit: ModuleType) -> None:
-    service.infer(Inference("watch", "", "a", {"window": kit.window(4)}), 1.0)
+    service.infer(Inference("watch", "", "a", {"window": kit.window(4)}), Call(1.0))
     for one in service.capture.observations:  # type: ignore[union-attr]
         for array in (*one.features.values(), *one.outputs.values()):
             assert array.base is None or array.base.nbytes == array.nbytes

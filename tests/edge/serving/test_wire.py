@@ -20,10 +20,10 @@ from hybridge_edge.client import Client
 from hybridge_edge.contract.errors import InvalidInput, ModelNotFound, Unavailable, UsageError
 from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.engine import Arrays, Engine, EngineResult, load
-from hybridge_edge.gate import Gate
-from hybridge_edge.residents import Resident
-from hybridge_edge.server import InferenceServer, parse_tcp
-from hybridge_edge.service import Service
+from hybridge_edge.serving.gate import Gate
+from hybridge_edge.serving.residents import Resident
+from hybridge_edge.serving.server import InferenceServer, parse_tcp
+from hybridge_edge.serving.service import Service
 
 FACTOR = 3.0
 

@@ -8,7 +8,7 @@ from hybridge_edge.contract.report import Evidence, ModelReport
 from hybridge_edge.contract.states import Mode, PackageState
 from hybridge_edge.ledger import UNKNOWN_VERSION, ModelRecord
 from hybridge_edge.reporting import Durations
-from hybridge_edge.service import Service
+from hybridge_edge.serving.service import Service
 from hybridge_edge.store import Store
 
 EVALUATION_SECONDS = 6 * 3600.0

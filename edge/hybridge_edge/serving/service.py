@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from hybridge_edge.contract.errors import HybridgeError
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.engine import Array, EngineResult
-from hybridge_edge.gate import Gate
-from hybridge_edge.guards import FLAG, REFUSE, AnswerRefused, object_to
-from hybridge_edge.live import LiveComparison
-from hybridge_edge.residents import Resident, Residents
+from hybridge_edge.serving.call import Call
+from hybridge_edge.serving.gate import Gate
+from hybridge_edge.serving.guards import FLAG, REFUSE, AnswerRefused, object_to
+from hybridge_edge.serving.live import LiveComparison
+from hybridge_edge.serving.residents import Resident, Residents
 
 if TYPE_CHECKING:
     from hybridge_edge.capture import Capture
@@ -42,7 +43,8 @@ class Inference:
 class Answer:
     """What came of it; times in microseconds, ``total_us`` from the request's entry here to its leaving.
 
-    ``guard`` is the sentence of a guard that flags this answer, "" where none does.
+    ``copy_us`` went into putting requests together and taking answers apart. ``guard`` is the sentence of a guard that
+    flags this answer, "" where none does.
     """
 
     model: str
@@ -56,6 +58,7 @@ class Answer:
     infer_us: int
     total_us: int
     guard: str = ""
+    copy_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +92,11 @@ class Service:
         with self._lock:
             return self._counters.get(model, Counters())
 
-    def infer(self, request: Inference, timeout_s: float) -> Answer:
+    def infer(self, request: Inference, call: Call) -> Answer:
         """Answer a request.
 
         Args:
-            timeout_s: how long the caller still waits; a longer queue is Overloaded.
+            call: until when the caller waits and whether it still does; a longer queue is Overloaded.
 
         Raises:
             ModelNotFound, InvalidInput, Overloaded: as the names say. AnswerRefused: a guard holds the answer back.
@@ -103,7 +106,7 @@ class Service:
         try:
             with self.residents.lease(request.model, request.version) as resident:
                 try:
-                    answer, trusted = self._answer(resident, request, timeout_s, entered)
+                    answer, trusted = self._answer(resident, request, call, entered)
                 except BaseException as error:
                     if not _callers_fault(error):
                         resident.tally.failed(guarded=isinstance(error, AnswerRefused))
@@ -115,12 +118,12 @@ class Service:
             self._on_trusted(answer.model, answer.digest)
         return answer
 
-    def _answer(self, resident: Resident, request: Inference, timeout_s: float, entered: int) -> tuple[Answer, bool]:
+    def _answer(self, resident: Resident, request: Inference, call: Call, entered: int) -> tuple[Answer, bool]:
         """The answer, and whether it was the last of the digest's trial."""
         manifest = resident.manifest
         rows = resident.signature.check(request.inputs)
         wanted = resident.signature.select(request.outputs)
-        with self.gate.enter(timeout_s), resident.trial:
+        with self.gate.enter(call.left()), resident.trial:
             started = time.perf_counter_ns()
             result = resident.engine.run(request.inputs)
         objection = object_to(manifest.guards, result.outputs) if manifest.guards else None

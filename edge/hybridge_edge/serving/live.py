@@ -14,9 +14,9 @@ from queue import Full, Queue
 from threading import Event, Lock, Thread
 
 from hybridge_edge.engine import Array, Arrays
-from hybridge_edge.evidence import comparable, disagreements
-from hybridge_edge.gate import Gate
-from hybridge_edge.residents import Resident, Residents
+from hybridge_edge.serving.evidence import comparable, disagreements
+from hybridge_edge.serving.gate import Gate
+from hybridge_edge.serving.residents import Resident, Residents
 
 _LOG = logging.getLogger(__name__)
 MAX_WAITING = 32

@@ -14,8 +14,8 @@ from threading import Lock
 from hybridge_edge.contract.errors import ModelNotFound
 from hybridge_edge.contract.manifest import Manifest
 from hybridge_edge.engine import Engine
-from hybridge_edge.evidence import Paired, Tally
-from hybridge_edge.signature import Signature
+from hybridge_edge.serving.evidence import Paired, Tally
+from hybridge_edge.serving.signature import Signature
 
 _NO_TRIAL: AbstractContextManager[None] = nullcontext()
 TRIAL_RUNS = 20

@@ -13,12 +13,13 @@ from typing import Any
 
 import grpc
 
-from hybridge_edge import codec
 from hybridge_edge.contract.errors import HybridgeError, Unavailable, UsageError
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.contract.protos import open_inference_pb2_grpc as services
 from hybridge_edge.contract.tensors import TensorSpec
-from hybridge_edge.service import Service
+from hybridge_edge.serving import codec
+from hybridge_edge.serving.call import Call
+from hybridge_edge.serving.service import Service
 
 _LOG = logging.getLogger(__name__)
 NAME = "hybridge"
@@ -27,8 +28,6 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 MAX_CALLS = 128
 """Calls in the server at once, running or waiting; more are told RESOURCE_EXHAUSTED."""
 THREADS = 16
-DEFAULT_DEADLINE_S = 60.0
-"""For calls that bring no deadline of their own."""
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),  # two servers on one port must be an error, not a coin
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -44,6 +43,7 @@ _STATUS = {
     "NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "RESOURCE_EXHAUSTED": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
+    "DEADLINE_EXCEEDED": grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 Context = Any  # grpcio ships no types
 SOCKET_MODE = 0o660
@@ -107,8 +107,7 @@ class _Protocol(services.GRPCInferenceServiceServicer):
         )
 
     def ModelInfer(self, request: Any, context: Context) -> messages.ModelInferResponse:  # noqa: N802
-        left = context.time_remaining()
-        answer = self._service.infer(codec.decode(request), DEFAULT_DEADLINE_S if left is None else left)
+        answer = self._service.infer(codec.decode(request), Call(context.time_remaining()))
         return codec.encode(answer, raw=bool(request.raw_input_contents))
 
 

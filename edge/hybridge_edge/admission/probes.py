@@ -11,15 +11,15 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 
+from hybridge_edge.admission.golden import load_array
 from hybridge_edge.contract.errors import HybridgeError, Overloaded, PackageRefused
 from hybridge_edge.contract.expectations import MAX_PROBES
 from hybridge_edge.contract.report import SLOWER
 from hybridge_edge.engine import Array, Arrays, EngineResult
-from hybridge_edge.evidence import Paired, comparable, disagreements
-from hybridge_edge.gate import Gate
-from hybridge_edge.golden import load_array
 from hybridge_edge.package import Package
-from hybridge_edge.residents import Resident
+from hybridge_edge.serving.evidence import Paired, comparable, disagreements
+from hybridge_edge.serving.gate import Gate
+from hybridge_edge.serving.residents import Resident
 
 _LOG = logging.getLogger(__name__)
 PROBE_SECONDS = 10.0

@@ -18,7 +18,7 @@ from hybridge_edge.contract.errors import InvalidInput
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.contract.tensors import ITEM_BYTES, MAX_DIMENSIONS, MAX_ELEMENTS
 from hybridge_edge.engine import Array
-from hybridge_edge.service import Answer, Inference
+from hybridge_edge.serving.service import Answer, Inference
 
 MAX_TENSORS = 64
 CAPTURE = "hybridge_capture"

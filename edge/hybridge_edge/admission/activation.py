@@ -25,6 +25,9 @@ from pathlib import Path
 from threading import BoundedSemaphore, Event
 
 from hybridge_edge import failpoint
+from hybridge_edge.admission.decision import Action, Decision, decide
+from hybridge_edge.admission.golden import check_golden
+from hybridge_edge.admission.probes import answer_probes
 from hybridge_edge.contract.errors import (
     HybridgeError,
     InvalidDocument,
@@ -35,18 +38,16 @@ from hybridge_edge.contract.errors import (
     Unavailable,
 )
 from hybridge_edge.contract.handover import Handover, HandoverAnswer
-from hybridge_edge.contract.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest
+from hybridge_edge.contract.manifest import MAX_MANIFEST_BYTES, Manifest
+from hybridge_edge.contract.package_file import MANIFEST_FILE
 from hybridge_edge.contract.states import Mode, PackageState
 from hybridge_edge.contract.trust_document import TrustDocument
-from hybridge_edge.decision import Action, Decision, decide
 from hybridge_edge.engine import Engine
-from hybridge_edge.evidence import Paired
-from hybridge_edge.golden import check_golden
 from hybridge_edge.ledger import UNKNOWN_VERSION, Installed, ModelRecord, Verdict, Wanted
 from hybridge_edge.package import Package, read_small
-from hybridge_edge.probes import answer_probes
-from hybridge_edge.residents import Resident
-from hybridge_edge.service import Service
+from hybridge_edge.serving.evidence import Paired
+from hybridge_edge.serving.residents import Resident
+from hybridge_edge.serving.service import Service
 from hybridge_edge.store import Store
 from hybridge_edge.trust import open_package
 

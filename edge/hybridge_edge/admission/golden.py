@@ -10,7 +10,7 @@ import numpy
 from hybridge_edge.contract.errors import HybridgeError, PackageRefused
 from hybridge_edge.engine import Array, Engine
 from hybridge_edge.package import Package
-from hybridge_edge.signature import Signature
+from hybridge_edge.serving.signature import Signature
 
 _COMPILE_AGAIN = "Compile the package again and compare it on a machine of this kind."
 
