@@ -18,6 +18,7 @@ from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.guards import FLAG, REFUSE, AnswerRefused, object_to
 from hybridge_edge.serving.live import LiveComparison
 from hybridge_edge.serving.residents import Resident, Residents
+from hybridge_edge.serving.statistics import Statistics
 
 if TYPE_CHECKING:
     from hybridge_edge.capture import Capture
@@ -84,6 +85,7 @@ class Service:
         self.residents = Residents()
         self.live = LiveComparison(self.residents, gate, live_share)
         self.capture: Capture | None = None
+        self.statistics = Statistics()
         self._on_trusted = on_trusted
         self._lock = Lock()
         self._counters: dict[str, Counters] = {}
@@ -109,7 +111,7 @@ class Service:
                     answer, trusted = self._answer(resident, request, call, entered)
                 except BaseException as error:
                     if not _callers_fault(error):
-                        resident.tally.failed(guarded=isinstance(error, AnswerRefused))
+                        self._failed(resident, error)
                     raise
         except BaseException as error:
             self._count_error(request.model, error)
@@ -117,6 +119,13 @@ class Service:
         if trusted:
             self._on_trusted(answer.model, answer.digest)
         return answer
+
+    def _failed(self, resident: Resident, error: BaseException) -> None:
+        guarded = isinstance(error, AnswerRefused)
+        resident.tally.failed(guarded=guarded)
+        code = error.code if isinstance(error, HybridgeError) else "INTERNAL"
+        manifest = resident.manifest
+        self.statistics.failed(manifest.name, manifest.version, resident.engine.provider, code, guarded)
 
     def _answer(self, resident: Resident, request: Inference, call: Call, entered: int) -> tuple[Answer, bool]:
         """The answer, and whether it was the last of the digest's trial."""
@@ -126,6 +135,7 @@ class Service:
         with self.gate.enter(call.left()), resident.trial:
             started = time.perf_counter_ns()
             result = resident.engine.run(request.inputs)
+        self.statistics.ran(manifest.name, manifest.version, resident.engine.provider, rows)
         objection = object_to(manifest.guards, result.outputs) if manifest.guards else None
         if objection is not None and objection.action == REFUSE:
             raise AnswerRefused(objection.sentence, f"{manifest.name} {manifest.version} may not answer so.")
@@ -145,6 +155,10 @@ class Service:
         if request.capture and self.capture is not None:
             _offer(self.capture, resident, answer.sample_id, rows, result)
         resident.tally.answered(result.features_us + result.infer_us, guarded=objection is not None)
+        times = (answer.queue_us, answer.copy_us, answer.features_us, answer.infer_us, answer.total_us)
+        self.statistics.answered(
+            answer.model, answer.version, answer.provider, rows, times, guarded=objection is not None
+        )
         self.live.offer(resident, request.inputs, result.outputs, rows)
         return answer, self._count_answer(resident)
 
