@@ -14,6 +14,8 @@ from hybridge_edge.contract.sketch import Sketch
 MAX_VERSIONS = 64
 """Versions remembered; of more, the one that answered longest ago is forgotten."""
 
+Times = tuple[int, int, int, int, int]
+
 
 @dataclass(frozen=True, slots=True)
 class ModelStatistics:
