@@ -9,6 +9,7 @@
         ├── InvalidInput          tensors of a request do not fit the model's signature
         ├── ModelNotFound         no such model, or no such version resident
         ├── Overloaded            a bounded queue is full: try again later
+        ├── Cancelled             the caller has gone
         ├── DeadlineExceeded      the caller's time was up, or a run took longer than it may
         ├── SpoolFull             the disk or the spool's limit is reached
         ├── Unavailable           a server, broker or account does not answer
@@ -20,6 +21,7 @@ An error carries its data as attributes, says in one sentence what was wrong and
 from __future__ import annotations
 
 __all__ = [
+    "Cancelled",
     "Conflict",
     "DeadlineExceeded",
     "HybridgeError",
@@ -111,6 +113,12 @@ class Overloaded(Refused):
     """A bounded queue is full."""
 
     code = "RESOURCE_EXHAUSTED"
+
+
+class Cancelled(Refused):
+    """The caller has gone before its turn came; nobody reads this but the counters."""
+
+    code = "CANCELLED"
 
 
 class DeadlineExceeded(Refused):

@@ -19,7 +19,7 @@ from hybridge_edge.capture import Observation
 from hybridge_edge.client import Client
 from hybridge_edge.contract.errors import InvalidInput, ModelNotFound, Unavailable, UsageError
 from hybridge_edge.contract.trust_document import TrustDocument
-from hybridge_edge.engine import Arrays, Engine, EngineResult, load
+from hybridge_edge.engine import Arrays, Engine, EngineResult, Stop, load
 from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.residents import Resident
 from hybridge_edge.serving.server import InferenceServer, parse_tcp
@@ -37,7 +37,7 @@ class SlowEngine:
         self.inner = inner
         self.go, self.entered, self.closed = Event(), Event(), Event()
 
-    def run(self, inputs: Arrays) -> EngineResult:
+    def run(self, inputs: Arrays, stop: Stop | None = None) -> EngineResult:
         self.entered.set()
         assert self.go.wait(20)
         return self.inner.run(inputs)
@@ -235,7 +235,7 @@ def test_what_is_not_here_is_not_found(running: Running, kit: ModuleType) -> Non
 
 def test_a_failing_engine_tells_the_caller_nothing_but_a_number(running: Running, kit: ModuleType) -> None:
     class Broken(SlowEngine):
-        def run(self, inputs: Arrays) -> EngineResult:
+        def run(self, inputs: Arrays, stop: Stop | None = None) -> EngineResult:
             raise RuntimeError("/secret/path")
 
     running.put(Broken(running.fresh()))
@@ -353,7 +353,7 @@ def test_nothing_listens_beyond_this_machine(text: str) -> None:
 
 def test_threads_share_one_client(running: Running, kit: ModuleType) -> None:
     service = running.service
-    service.gate = Gate(2)
+    service.runner.gate = Gate(2)
     errors: list[BaseException] = []
 
     def ask(seed: int) -> None:
