@@ -100,6 +100,8 @@ def stricter(one: Objection | None, other: Objection | None) -> Objection | None
 def _checksum(array: Array, start: int) -> int:
     if array.dtype.hasobject:
         return zlib.crc32(b"\0".join(array.ravel().tolist()), start)
+    if array.dtype.kind == "f":
+        array = array + 0.0  # -0.0 is 0.0
     return zlib.crc32(numpy.ascontiguousarray(array).data, start)
 
 
