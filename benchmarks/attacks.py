@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import grpc
 import numpy
@@ -45,7 +46,7 @@ def request(megabytes: float = 0.0) -> bytes:
     return message.SerializeToString()
 
 
-def caller(target: str) -> tuple[grpc.Channel, Callable[..., grpc.Future]]:
+def caller(target: str) -> tuple[grpc.Channel, Any]:
     options = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
     channel = grpc.insecure_channel(target, options=options)
     call = channel.unary_unary(METHOD, request_serializer=None, response_deserializer=None)

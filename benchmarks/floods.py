@@ -90,7 +90,7 @@ def flood(server: Serving, name: str, seconds: float) -> Flood:
     alone = ask(server, min(seconds, 5.0))
     process = psutil.Process(server.worker_pid())
     held = process.memory_info().rss
-    command = [sys.executable, HERE / "attacks.py", name, server.tcp, str(seconds + 0.5)]
+    command = [sys.executable, str(HERE / "attacks.py"), name, server.tcp, str(seconds + 0.5)]
     attack = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     time.sleep(0.5)
     most = held

@@ -19,7 +19,7 @@ from typing import Any
 import numpy
 from onnx import TensorProto, helper, numpy_helper
 from securesystemslib.dsse import Envelope
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # exported at run time
 
 from hybridge_edge import lines, runtime
 from hybridge_edge.contract.document import sha256

@@ -14,10 +14,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from hybridge_edge import lock, runtime, trials
 from hybridge_edge.contract.errors import InvalidDocument, Unavailable
+from hybridge_edge.front.process import Front
 from hybridge_edge.settings import ServeSettings
 
 _LOG = logging.getLogger(__name__)
@@ -60,12 +62,13 @@ class Supervisor:
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
         self._stopping = False
+        self._front: Front | None = None
 
     def run(self) -> int:
         """Returns the exit code: 0 after a stop, the worker's own where its very first start was refused.
 
         Raises:
-            Conflict: another server uses the store or the runtime folder.
+            Conflict: another server uses the store or the runtime folder. UsageError, Unavailable: see ``Front``.
         """
         runtime_folder = runtime.folder()
         descriptors = [lock.take(self._settings.store / "lock", "the store")]
@@ -74,9 +77,14 @@ class Supervisor:
             # The worker reads this pipe's end: end of file means that its supervisor is gone.
             alive, held = os.pipe()
             descriptors += [alive, held]
+            if self._settings.tcp:
+                self._front = Front(self._settings.tcp, runtime_folder / runtime.NETWORK_SOCKET, alive)
+                self._settings = replace(self._settings, tcp=self._front.tcp)
             trials.count_crash(self._settings.store)  # of an earlier life, ended by a power cut or worse
             return self._supervise(alive, tuple(descriptors[:3]))
         finally:
+            if self._front is not None:
+                self._front.stop()
             for descriptor in descriptors:
                 os.close(descriptor)
 
@@ -106,6 +114,8 @@ class Supervisor:
         pulse = _Pulse(self._settings.store, self._settings.pulse_seconds)
         while (code := worker.poll()) is None:
             if not self._stopping:
+                if self._front is not None:
+                    self._front.keep()
                 came = signal.sigtimedwait(_SIGNALS, LOOK_S)
                 if came is not None and came.si_signo in _STOPS:
                     self._stopping, kill_at = True, time.monotonic() + GRACE_S

@@ -88,8 +88,9 @@ def serve(settings: ServeSettings) -> int:
     activation.restore()
     vitals.bound_memory(settings.memory_megabytes)
     socket = runtime_folder / runtime.INFERENCE_SOCKET
-    server = InferenceServer(service, socket, settings.tcp, version, lambda: _ready(store, service))
-    facts = Facts(version, f"unix:{socket}", server.tcp, str(settings.spool) if settings.captures else "")
+    network = runtime_folder / runtime.NETWORK_SOCKET if settings.tcp else None
+    server = InferenceServer(service, socket, network, version, lambda: _ready(store, service))
+    facts = Facts(version, f"unix:{socket}", settings.tcp, str(settings.spool) if settings.captures else "")
     management_socket = runtime_folder / runtime.MANAGEMENT_SOCKET
     management = LineServer(management_socket, Management(service, store, activation, facts).answer)
     _start_capture(service, settings)

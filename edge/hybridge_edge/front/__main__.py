@@ -20,8 +20,9 @@ NICENESS = 5
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's; the supervisor decides
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # A stop may come to the whole group at once; calls that are under way end first, and the supervisor with them.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
     relay = Relay(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[3]))
     try:

@@ -16,7 +16,6 @@ _LOG = logging.getLogger(__name__)
 BACKLOG = 64
 AGAIN_S = 1.0
 """Between a death and the next start."""
-STOP_S = 2.0
 
 
 class Front:
@@ -55,14 +54,9 @@ class Front:
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=descriptors)
 
     def stop(self) -> None:
-        """No new connections, and no old ones."""
+        """No new connections, and no old ones: the worker behind it has ended."""
         self._listener.close()
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
+        if self._process is not None:
             self._process.kill()
             self._process.wait()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import uuid
@@ -13,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from hybridge_edge.contract.errors import HybridgeError, Unavailable, UsageError
+from hybridge_edge.contract.errors import HybridgeError, Unavailable
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.contract.protos import open_inference_pb2_grpc as services
 from hybridge_edge.contract.tensors import TensorSpec
@@ -47,6 +46,8 @@ _STATUS = {
 }
 Context = Any  # grpcio ships no types
 SOCKET_MODE = 0o660
+NETWORK_SOCKET_MODE = 0o600
+_OTHER_FOLDER = "Remove what lies there, or name another folder with HYBRIDGE_RUNTIME_DIR."
 
 
 class _ErrorsToStatus(grpc.ServerInterceptor):  # type: ignore[misc]
@@ -120,15 +121,16 @@ class InferenceServer:
 
     Args:
         socket: path of the Unix socket, under 107 bytes, in a folder of ours.
-        tcp: HOST:PORT on loopback, port 0 for any, or "" for none.
+        network: path of the socket where the front brings calls from the network, or None.
         ready: whether every model that should be active is.
 
     Raises:
-        UsageError: ``tcp`` is not on loopback. Unavailable: the port or the socket cannot be had.
+        Unavailable: a socket cannot be had.
     """
 
-    def __init__(self, service: Service, socket: Path, tcp: str, version: str, ready: Callable[[], bool]) -> None:
-        host, port = parse_tcp(tcp) if tcp else ("", 0)
+    def __init__(
+        self, service: Service, socket: Path, network: Path | None, version: str, ready: Callable[[], bool]
+    ) -> None:
         self._server = grpc.server(
             ThreadPoolExecutor(THREADS, thread_name_prefix="infer"),
             interceptors=(_ErrorsToStatus(),),
@@ -138,10 +140,11 @@ class InferenceServer:
         add: Callable[[object, object], None] = services.add_GRPCInferenceServiceServicer_to_server
         add(_Protocol(service, version, ready), self._server)
         self.socket = socket
-        self.tcp = ""
-        if tcp:
-            self.tcp = f"{host}:{self._bind(f'{host}:{port}', 'Another program uses the port: choose another.')}"
-        self._bind(f"unix:{socket}", "Remove what lies there, or name another folder with HYBRIDGE_RUNTIME_DIR.")
+        self.network = network
+        if network is not None:
+            self._bind(f"unix:{network}", _OTHER_FOLDER)
+            network.chmod(NETWORK_SOCKET_MODE)
+        self._bind(f"unix:{socket}", _OTHER_FOLDER)
         socket.chmod(SOCKET_MODE)
 
     def _bind(self, address: str, remedy: str) -> int:
@@ -161,24 +164,6 @@ class InferenceServer:
         """Take no new calls, let running ones end for ``grace_s`` seconds, then close."""
         self._server.stop(grace_s).wait()
         self.socket.unlink(missing_ok=True)
-
-
-def parse_tcp(text: str) -> tuple[str, int]:
-    """HOST:PORT on loopback, or UsageError: beyond it there must be mTLS, which this version does not have."""
-    host, _, port = text.rpartition(":")
-    try:
-        number = int(port)
-        loopback = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        raise UsageError(f"{text!r} is not HOST:PORT.", "Write 127.0.0.1:8001, or leave it empty.") from None
-    if not 0 <= number <= 65535:
-        raise UsageError(f"{text!r} names no port.", "Write a port from 0 to 65535.")
-    if not loopback:
-        raise UsageError(
-            f"The server does not listen on {text!r}: without TLS it stays on this machine.",
-            "Write 127.0.0.1:PORT, or leave it empty.",
-        )
-    return host, number
 
 
 def quiet_grpc() -> None:
