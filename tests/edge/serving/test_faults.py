@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -316,3 +317,24 @@ def test_a_server_without_file_descriptors_left_stays_up_and_serves_again(asked:
         assert client.infer("watch", asked.window(1.0)).version == "1.0.0"
     assert asked.version() == "1.0.0"
     assert asked.server.endpoint.pid == pid
+
+
+def test_a_disk_without_inodes_refuses_a_package_and_what_runs_runs_on(asked: Asked) -> None:
+    own_mounts = ("unshare", "--user", "--map-root-user", "--mount")
+    if subprocess.run([*own_mounts, "true"], check=False).returncode:
+        pytest.skip("this kernel lets nobody have a mount namespace of his own")
+    store = asked.server.store
+    store.mkdir(mode=0o700)
+    mount = f"mount -t tmpfs -o mode=700,size=80m,nr_inodes=24 none {store}"
+    asked.server.within = (*own_mounts, "sh", "-c", f'{mount} && exec "$@"', "sh")
+    asked.server.start()
+    asked.hand_over("1.0.0", 1.0)
+    asked.epoch += 1
+    answer = asked.server.hand_over(asked.packages("2.0.0", 2.0).handover(asked.epoch))
+    while answer["state"] == "ACTIVE" and asked.epoch < 6:
+        asked.epoch += 1
+        version = f"{asked.epoch}.0.0"
+        answer = asked.server.hand_over(asked.packages(version, float(asked.epoch)).handover(asked.epoch))
+    assert answer["state"] == "REFUSED", answer
+    assert "No space left on device" in answer["reason"] or "disk is full" in answer["reason"], answer
+    assert asked.version() == f"{asked.epoch - 1}.0.0"
