@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hybridge_edge.contract.errors import InvalidDocument
-from hybridge_edge.contract.tensors import Tensor
+from hybridge_edge.contract.tensors import BYTES, Tensor
 
 Array = npt.NDArray[np.generic]
 
@@ -25,14 +25,17 @@ NUMPY_TYPES: dict[str, np.dtype[Any]] = {
     "FP16": np.dtype("<f2"),
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
+    BYTES: np.dtype("O"),
 }
-"""Datatypes of the Open Inference Protocol as numpy has them, little-endian as on the wire."""
+"""Datatypes of the Open Inference Protocol as numpy has them, little-endian as on the wire; BYTES are bytes objects."""
 DATATYPES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in NUMPY_TYPES.items()}
 
 
 def to_tensor(name: str, array: Array) -> Tensor:
     """The tensor of ``array``, any shape, its bytes copied. Raises InvalidDocument for a dtype without a datatype."""
     dtype = array.dtype.newbyteorder("<")
+    if dtype.hasobject:
+        raise InvalidDocument(f"Tensor {name[:80]!r} is of BYTES, which no sample holds.")
     if dtype not in DATATYPES:
         raise InvalidDocument(f"Tensor {name[:80]!r} has numpy type {array.dtype}, which the protocol has not.")
     little = np.ascontiguousarray(array, dtype=dtype)
@@ -43,3 +46,11 @@ def to_array(tensor: Tensor) -> Array:
     """A read-only view of the tensor's bytes as an array of its shape and type."""
     array: Array = np.frombuffer(tensor.data, NUMPY_TYPES[tensor.datatype]).reshape(tensor.shape)
     return array
+
+
+def from_file(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An array as read from a .npy file, its fixed-width byte strings as BYTES.
+
+    Without pickle, numpy writes byte strings only so; an element that ends in NUL would come back without it.
+    """
+    return array.astype(object) if array.dtype.kind == "S" else array

@@ -28,9 +28,9 @@ from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.contract.protos import open_inference_pb2_grpc as services
 from hybridge_edge.engine import Array
 from hybridge_edge.serving import codec
+from hybridge_edge.serving.contents import MAX_MESSAGE_BYTES
 
 ENDPOINT_VARIABLE = "HYBRIDGE_ENDPOINT"
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.enable_http_proxy", 0),
@@ -66,6 +66,7 @@ class InferenceAnswer:
     infer_us: int
     total_us: int
     guard: str = ""
+    copy_us: int = 0
 
 
 def endpoint() -> str:
@@ -130,13 +131,14 @@ class Client:
             outputs=codec.decode_response(response),
             model=response.model_name,
             version=response.model_version,
-            sample_id=response.id,
+            sample_id=parameters["sample_id"].string_param,
             digest=parameters["package_digest"].string_param,
             provider=parameters["provider"].string_param,
             queue_us=parameters["queue_us"].int64_param,
             features_us=parameters["features_us"].int64_param,
             infer_us=parameters["infer_us"].int64_param,
             total_us=parameters["total_us"].int64_param,
+            copy_us=parameters["copy_us"].int64_param,
             guard=parameters["guard"].string_param if "guard" in parameters else "",
         )
 

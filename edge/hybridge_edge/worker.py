@@ -20,6 +20,7 @@ from hybridge_edge.lines import LineServer
 from hybridge_edge.management import Facts, Management
 from hybridge_edge.reporting import Reporter, Snapshot
 from hybridge_edge.serving.gate import Gate
+from hybridge_edge.serving.repository import Repository
 from hybridge_edge.serving.server import InferenceServer, quiet_grpc
 from hybridge_edge.serving.service import Service
 from hybridge_edge.serving.standing import durations, standing, under_evaluation
@@ -89,7 +90,8 @@ def serve(settings: ServeSettings) -> int:
     vitals.bound_memory(settings.memory_megabytes)
     socket = runtime_folder / runtime.INFERENCE_SOCKET
     network = runtime_folder / runtime.NETWORK_SOCKET if settings.tcp else None
-    server = InferenceServer(service, socket, network, version, lambda: _ready(store, service))
+    repository = Repository.of(store, service.residents, activation.load)
+    server = InferenceServer(service, socket, network, version, lambda: _ready(store, service), repository)
     facts = Facts(version, f"unix:{socket}", settings.tcp, str(settings.spool) if settings.captures else "")
     management_socket = runtime_folder / runtime.MANAGEMENT_SOCKET
     management = LineServer(management_socket, Management(service, store, activation, facts).answer)

@@ -31,6 +31,7 @@ from hybridge_edge.admission.probes import answer_probes
 from hybridge_edge.contract.errors import (
     HybridgeError,
     InvalidDocument,
+    ModelNotFound,
     Overloaded,
     PackageRefused,
     Refused,
@@ -148,6 +149,18 @@ class Activation:
                 self._roll_back(model, reason)
         except (HybridgeError, OSError) as error:
             _LOG.error("%s %s is not put back: %s", model, digest[:19], error)
+
+    def load(self, model: str, timeout_s: float = ANSWER_WITHIN_S) -> None:
+        """Have a model's active package, which was unloaded, answer again; where it answers, nothing is done.
+
+        Raises:
+            ModelNotFound: no package of it is active on record. PackageRefused: it cannot be loaded. Unavailable: it is
+            not done after ``timeout_s`` seconds, and goes on.
+        """
+        try:
+            self._thread.submit(self._load_again, model).result(timeout_s)
+        except FutureTimeout:
+            raise Unavailable(f"{model} is still being loaded.", "See hybridge-edge status.") from None
 
     def proven(self, model: str, digest: str) -> None:
         """The digest has answered often enough to be trusted (see service.TRIAL_RUNS)."""
@@ -342,6 +355,17 @@ class Activation:
             return False
         self._residents.switch(fresh)
         return True
+
+    def _load_again(self, model: str) -> None:
+        active = self._store.record(model).active
+        if active is None:
+            raise ModelNotFound(f"No package of {model[:64]!r} is active on this device.", "Deploy one.")
+        if self._residents.active(model) is not None:
+            return
+        package = self._store.open(active.digest, self._trust())
+        trusted = self._store.record(model).trusted
+        self._residents.switch(self._proven_resident(package, trusted=trusted, at="restore.loading"))
+        self._changed()
 
     def _decline(self, record: ModelRecord, handover: Handover, decision: Decision) -> HandoverAnswer:
         quarantined = decision.action is Action.QUARANTINED

@@ -82,7 +82,7 @@ def _to_json(answer: InferenceAnswer) -> dict[str, object]:
         "sample_id": answer.sample_id,
         "provider": answer.provider,
         **({"guard": answer.guard} if answer.guard else {}),
-        "outputs": {name: array.tolist() for name, array in answer.outputs.items()},
+        "outputs": {name: _listed(array) for name, array in answer.outputs.items()},
         "microseconds": {
             "queue": answer.queue_us,
             "features": answer.features_us,
@@ -90,3 +90,12 @@ def _to_json(answer: InferenceAnswer) -> dict[str, object]:
             "total": answer.total_us,
         },
     }
+
+
+def _listed(array: Array) -> object:
+    """Nested lists, BYTES as text."""
+    if array.dtype.hasobject:
+        array = numpy.array([element.decode("utf-8", "backslashreplace") for element in array.flat]).reshape(
+            array.shape
+        )
+    return array.tolist()

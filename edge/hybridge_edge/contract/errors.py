@@ -11,6 +11,8 @@
         ├── Overloaded            a bounded queue is full: try again later
         ├── Cancelled             the caller has gone
         ├── DeadlineExceeded      the caller's time was up, or a run took longer than it may
+        ├── PermissionDenied      asked over a transport that may not ask it
+        ├── Unimplemented         a verb or a feature of the protocol that this server does not have
         ├── SpoolFull             the disk or the spool's limit is reached
         ├── Unavailable           a server, broker or account does not answer
         └── Conflict              the thing exists already with other content
@@ -31,9 +33,11 @@ __all__ = [
     "ModelNotFound",
     "Overloaded",
     "PackageRefused",
+    "PermissionDenied",
     "Refused",
     "SpoolFull",
     "Unavailable",
+    "Unimplemented",
     "UsageError",
 ]
 
@@ -125,6 +129,18 @@ class DeadlineExceeded(Refused):
     """The caller's time was up before its turn came, or a run was stopped because it took longer than it may."""
 
     code = "DEADLINE_EXCEEDED"
+
+
+class PermissionDenied(Refused):
+    """Asked over a transport that may not ask it."""
+
+    code = "PERMISSION_DENIED"
+
+
+class Unimplemented(Refused):
+    """A verb or a feature of the protocol that this server does not have."""
+
+    code = "UNIMPLEMENTED"
 
 
 class SpoolFull(Refused):

@@ -23,7 +23,7 @@ from hybridge_edge.contract.examination import Golden, Probe
 from hybridge_edge.contract.expectations import Comparison, Guard
 from hybridge_edge.contract.lineage import Lineage
 from hybridge_edge.contract.package_file import MAX_PACKAGE_BYTES, FileEntry, relative_path
-from hybridge_edge.contract.tensors import TensorSpec
+from hybridge_edge.contract.tensors import BYTES, TensorSpec
 
 FORMAT = 1
 SIGNATURE_PAYLOAD_TYPE = "application/vnd.hybridge.manifest+json"
@@ -135,6 +135,9 @@ class Manifest:
         outputs = {spec.name for spec in self.outputs}
         if not {guard.output for guard in self.guards} <= outputs:
             raise InvalidDocument(f"The manifest of {self.name!r} guards something that is not an output.")
+        numberless = {spec.name for spec in self.outputs if spec.datatype == BYTES}
+        if numberless & {self.confidence_output, *(guard.output for guard in self.guards)}:
+            raise InvalidDocument(f"The manifest of {self.name!r} guards BYTES, or takes them for a confidence.")
         if self.probes and {probe.name for probe in self.probes} != {spec.name for spec in self.inputs}:
             raise InvalidDocument(f"The probes of {self.name!r} are not its inputs.")
         if not set(self.control_flow) <= set(CONTROL_FLOW):

@@ -22,13 +22,15 @@ ITEM_BYTES = {
     "FP32": 4,
     "FP64": 8,
 }
-"""Bytes per element. BYTES has no fixed size and BF16 no numpy type, so neither is a signature's datatype here."""
+"""Bytes per element. BYTES has no fixed size, and numpy has no type for BF16."""
+BYTES = "BYTES"
+"""Elements of any length. A signature may have them; a sample or a window, whose bytes are plain arrays, may not."""
 MAX_DIMENSIONS = 8
 MAX_ELEMENTS = 1 << 28
 
 
 def datatype(text: str) -> str:
-    """Return ``text`` if it is a datatype of the Open Inference Protocol v2 that a signature may use."""
+    """Return ``text`` if it is a datatype of the Open Inference Protocol v2 whose elements have a fixed size."""
     if text not in ITEM_BYTES:
         raise InvalidDocument(f"{text[:20]!r} is not a supported datatype.", f"Use one of {', '.join(ITEM_BYTES)}.")
     return text
@@ -49,7 +51,8 @@ class TensorSpec:
     unit: str = ""
 
     def __post_init__(self) -> None:
-        datatype(self.datatype)
+        if self.datatype != BYTES:
+            datatype(self.datatype)
         fixed = self.shape[1:] if self.shape[:1] == (-1,) else self.shape
         if not 1 <= len(self.shape) <= MAX_DIMENSIONS or any(size < 1 for size in fixed):
             raise InvalidDocument(

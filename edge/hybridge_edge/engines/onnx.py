@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter_ns
 from typing import Any
 
+import numpy
 import onnxruntime
 
 from hybridge_edge.contract.errors import PackageRefused
 from hybridge_edge.contract.manifest import Variant
-from hybridge_edge.contract.tensors import TensorSpec
-from hybridge_edge.engine import Arrays, EngineResult, Stop
+from hybridge_edge.contract.tensors import BYTES, TensorSpec
+from hybridge_edge.engine import Array, Arrays, EngineResult, Stop
 from hybridge_edge.package import Package
 
 _TYPES = {
@@ -28,6 +29,7 @@ _TYPES = {
     "tensor(float16)": "FP16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
+    "tensor(string)": BYTES,
 }
 _COMPILE_AGAIN = "Compile the package again."
 _ERRORS_ONLY = 3
@@ -53,6 +55,8 @@ class OnnxEngine:
         self._model = _session(package, variant.model, options, providers)
         _check_signature(variant.features, self._features, manifest.inputs, manifest.features)
         _check_signature(variant.model, self._model, manifest.features, manifest.outputs)
+        self._features = _with_bytes(self._features, manifest.inputs, manifest.features)
+        self._model = _with_bytes(self._model, manifest.features, manifest.outputs)
         self._feature_names = [spec.name for spec in manifest.features]
         self._output_names = [spec.name for spec in manifest.outputs]
         self.provider: str = self._model.get_providers()[0]
@@ -83,6 +87,34 @@ def _session(package: Package, path: str, options: Any, providers: Sequence[str]
         return onnxruntime.InferenceSession(content, options, providers=list(providers))
     except Exception as error:  # onnxruntime raises a dozen classes with no common root of its own
         raise PackageRefused(f"{path} cannot be loaded: {_first_line(error)}", _COMPILE_AGAIN, step="load") from None
+
+
+class _BytesSession:
+    """A session whose string tensors are BYTES outside: ONNX has text there, so elements are UTF-8."""
+
+    def __init__(self, session: Any, inputs: Sequence[str]) -> None:
+        self._session = session
+        self._inputs = inputs
+        self.get_providers = session.get_providers
+
+    def run(self, names: Sequence[str], feeds: Arrays, *options: Any) -> list[Array]:
+        texts = {name: _each(bytes.decode, feeds[name]) for name in self._inputs}
+        found: list[Array] = self._session.run(names, {**feeds, **texts}, *options)
+        return [_each(str.encode, array) if array.dtype.hasobject else array for array in found]
+
+
+def _with_bytes(session: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Any:
+    """The session itself where no tensor is of BYTES."""
+    if not any(spec.datatype == BYTES for spec in (*inputs, *outputs)):
+        return session
+    return _BytesSession(session, [spec.name for spec in inputs if spec.datatype == BYTES])
+
+
+def _each(convert: Callable[[Any], object], array: Array) -> Array:
+    """Every element converted, in an array of objects of the same shape."""
+    made = numpy.empty(array.size, object)
+    made[:] = [convert(element) for element in array.ravel()]
+    return made.reshape(array.shape)
 
 
 def _check_signature(path: str, session: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:

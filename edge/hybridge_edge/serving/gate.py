@@ -4,9 +4,9 @@ A request that finds a place free runs at once in its own thread. Otherwise it w
 its place to the next and gives it, to run in one go, whatever else waits for the same model. Nothing is ever delayed to
 make a batch larger.
 
-Two lanes, so that the network cannot shut out the device's own programs: callers on the Unix socket have room of their
-own to wait in and are asked first, three times out of four. A host on the network may have so many calls here at once
-and no more. Work whose caller's time is up, or who has gone, is never run.
+Two lanes, so that the network cannot shut out the device's own programs: these have room of their own to wait in and
+are asked first, three times out of four. (What one host may have here the front counts.) Work whose caller's time is
+up, or who has gone, is never run.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from hybridge_edge.serving.call import LOCAL, Call
 MAX_WAITING = 64
 LOCAL_WAITING = 16
 """Of MAX_WAITING, kept for callers on the Unix socket."""
-MAX_OF_HOST = 32
-"""Calls of one host on the network, waiting or running."""
 MAX_WAIT_S = 5.0
 LOCAL_TURNS = 3
 """Turns the local lane gets before the network's, while both wait."""
@@ -80,7 +78,6 @@ class Gate:
         self._network_room = max(waiting - local, 0)
         self._local: deque[Ticket] = deque()
         self._network: deque[Ticket] = deque()
-        self._of_host: dict[str, int] = {}
         self._turns = 0
 
     @property
@@ -135,7 +132,6 @@ class Gate:
         """Whether the ticket has a place and leads; False where somebody else has run it. Raises as ``run``."""
         with self._lock:
             if self._free and not self.waiting:
-                self._count_in(ticket)
                 self._free -= 1
                 ticket.state = _State.LEADS
                 return True
@@ -164,29 +160,9 @@ class Gate:
             raise Overloaded("Too many requests wait already.", _LATER)
         if call.peer != LOCAL and len(self._network) >= self._network_room:
             raise Overloaded("Too many requests from the network wait already.", _LATER)
-        self._count_in(ticket)
         ticket.waiter = Lock()
         ticket.waiter.acquire()
         self._lane(ticket).append(ticket)
-
-    def _count_in(self, ticket: Ticket) -> None:
-        peer = ticket.call.peer
-        if peer == LOCAL:
-            return
-        here = self._of_host.get(peer, 0)
-        if here >= MAX_OF_HOST:
-            raise Overloaded(f"{MAX_OF_HOST} calls of one host are here already.", _LATER)
-        self._of_host[peer] = here + 1
-
-    def _count_out(self, ticket: Ticket) -> None:
-        peer = ticket.call.peer
-        if peer == LOCAL:
-            return
-        here = self._of_host[peer] - 1
-        if here:
-            self._of_host[peer] = here
-        else:
-            del self._of_host[peer]
 
     def _lane(self, ticket: Ticket) -> deque[Ticket]:
         return self._local if ticket.call.peer == LOCAL else self._network
@@ -199,16 +175,13 @@ class Gate:
                 self._drop(ticket, error)
 
     def _drop(self, ticket: Ticket, error: HybridgeError) -> None:
-        self._count_out(ticket)
         ticket.state, ticket.error = _State.GONE, error
         ticket.waiter.release()
 
     def _leave(self, ticket: Ticket) -> None:
         """Tell the company, and hand the place to the next one."""
         with self._lock:
-            self._count_out(ticket)
             for one in ticket.company:
-                self._count_out(one)
                 one.state = _State.DONE
                 one.waiter.release()
             following = self._next()

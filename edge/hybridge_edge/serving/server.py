@@ -1,169 +1,159 @@
-"""The Open Inference Protocol over gRPC: thin, grpcio's threads, one place where errors become statuses."""
+"""The Open Inference Protocol over gRPC: one server for the device's own programs, one for the network, in one process.
+
+Both listen on Unix sockets; the front brings what comes over TCP to the second (see ``front``). Each has threads and
+limits of its own, so that whatever happens on the network takes no thread from the device's own programs, and a few
+threads of each answer nothing but health.
+"""
 
 from __future__ import annotations
 
-import logging
 import os
-import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import grpc
 
-from hybridge_edge.contract.errors import HybridgeError, Unavailable
-from hybridge_edge.contract.protos import open_inference_pb2 as messages
-from hybridge_edge.contract.protos import open_inference_pb2_grpc as services
-from hybridge_edge.contract.tensors import TensorSpec
-from hybridge_edge.serving import codec
-from hybridge_edge.serving.call import Call
+from hybridge_edge.contract.errors import Unavailable
+from hybridge_edge.serving import description
+from hybridge_edge.serving.call import LOCAL, NETWORK
+from hybridge_edge.serving.contents import MAX_MESSAGE_BYTES
+from hybridge_edge.serving.protocol import SERVICE, Protocol, handlers
+from hybridge_edge.serving.repository import Repository
 from hybridge_edge.serving.service import Service
 
-_LOG = logging.getLogger(__name__)
-NAME = "hybridge"
-PLATFORM = "onnxruntime_onnx"
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-MAX_CALLS = 128
-"""Calls in the server at once, running or waiting; more are told RESOURCE_EXHAUSTED."""
-THREADS = 16
-_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.so_reuseport", 0),  # two servers on one port must be an error, not a coin
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_metadata_size", 8 * 1024),
-    ("grpc.max_concurrent_streams", MAX_CALLS),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-    ("grpc.max_connection_idle_ms", 30 * 60 * 1000),
-)
-_STATUS = {
-    "INVALID_ARGUMENT": grpc.StatusCode.INVALID_ARGUMENT,
-    "INVALID_NAME": grpc.StatusCode.INVALID_ARGUMENT,
-    "NOT_FOUND": grpc.StatusCode.NOT_FOUND,
-    "RESOURCE_EXHAUSTED": grpc.StatusCode.RESOURCE_EXHAUSTED,
-    "UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
-    "DEADLINE_EXCEEDED": grpc.StatusCode.DEADLINE_EXCEEDED,
-}
-Context = Any  # grpcio ships no types
+MIN_MESSAGE_BYTES = 16 * 1024 * 1024
+"""A message may be as large as this, or as a full batch of the largest model that is loaded at the start, up to
+MAX_MESSAGE_BYTES: grpc takes its limit when it starts to listen."""
+MESSAGE_ROOM_BYTES = 64 * 1024
+"""For what a message holds beside its tensors."""
+MAX_CALLS = 512
+"""Calls of one transport at once, running or waiting; more are told RESOURCE_EXHAUSTED. Far above what the gate lets
+wait, so that what is too much is told so by it, and health still gets in."""
+LOCAL_THREADS = 96
+"""For single inferences: more than the gate lets wait and run, so that it and nobody else refuses."""
+NETWORK_THREADS = 16
+"""For the same from the network: what the front lets in of one host. The rest waits before it costs anything."""
+STREAMS = 16
+"""Open at once on one transport; each holds a thread."""
+HEALTH_THREADS = 2
+OTHER_THREADS = 2
+LOCAL_CALLS_A_CONNECTION = 128
+NETWORK_CALLS_A_CONNECTION = 64
+"""HTTP/2 streams of one connection; a client's further calls wait on its side."""
 SOCKET_MODE = 0o660
 NETWORK_SOCKET_MODE = 0o600
 _OTHER_FOLDER = "Remove what lies there, or name another folder with HYBRIDGE_RUNTIME_DIR."
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.so_reuseport", 0),  # two servers on one port must be an error, not a coin
+    ("grpc.max_metadata_size", 8 * 1024),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 30 * 60 * 1000),
+    ("grpc.keepalive_time_ms", 60_000),  # who is gone without a word holds no stream for longer
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
 
 
-class _ErrorsToStatus(grpc.ServerInterceptor):  # type: ignore[misc]
-    """Maps our errors to statuses with their sentence; anything else to INTERNAL with an id that the log knows."""
+class _Transport:
+    """One grpc server with its threads."""
 
-    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
-        handler = continuation(details)
-        if handler is None or handler.unary_unary is None:
-            return handler
-        inner = handler.unary_unary
-
-        def guarded(request: Any, context: Context) -> Any:
-            try:
-                return inner(request, context)
-            except HybridgeError as error:
-                context.abort(_STATUS.get(error.code, grpc.StatusCode.FAILED_PRECONDITION), str(error))
-            except Exception:
-                incident = uuid.uuid4().hex[:12]
-                _LOG.exception("A request failed: incident %s", incident)
-                context.abort(grpc.StatusCode.INTERNAL, f"The request failed; the device's log knows it as {incident}.")
-
-        return grpc.unary_unary_rpc_method_handler(
-            guarded, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+    def __init__(
+        self, protocol: Protocol, name: str, threads: int, max_message_bytes: int, calls_a_connection: int
+    ) -> None:
+        self._streams = protocol.streams
+        self._server = grpc.server(
+            ThreadPoolExecutor(threads, thread_name_prefix=f"{name}-infer"),
+            options=(
+                *_OPTIONS,
+                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_send_message_length", max_message_bytes),
+                ("grpc.max_concurrent_streams", calls_a_connection),
+            ),
+            maximum_concurrent_rpcs=MAX_CALLS,
         )
-
-
-class _Protocol(services.GRPCInferenceServiceServicer):
-    """One method a verb, each a line over the service."""
-
-    def __init__(self, service: Service, version: str, ready: Callable[[], bool]) -> None:
-        self._service = service
-        self._version = version
-        self._ready = ready
-
-    def ServerLive(self, request: Any, context: Context) -> messages.ServerLiveResponse:  # noqa: N802
-        return messages.ServerLiveResponse(live=True)
-
-    def ServerReady(self, request: Any, context: Context) -> messages.ServerReadyResponse:  # noqa: N802
-        return messages.ServerReadyResponse(ready=self._ready())
-
-    def ModelReady(self, request: Any, context: Context) -> messages.ModelReadyResponse:  # noqa: N802
-        versions = self._service.residents.versions(request.name)
-        ready = request.version in versions if request.version else bool(versions)
-        return messages.ModelReadyResponse(ready=ready)
-
-    def ServerMetadata(self, request: Any, context: Context) -> messages.ServerMetadataResponse:  # noqa: N802
-        return messages.ServerMetadataResponse(name=NAME, version=self._version, extensions=[])
-
-    def ModelMetadata(self, request: Any, context: Context) -> messages.ModelMetadataResponse:  # noqa: N802
-        residents = self._service.residents
-        manifest = residents.find(request.name, request.version).manifest
-        return messages.ModelMetadataResponse(
-            name=manifest.name,
-            versions=residents.versions(manifest.name) or [manifest.version],
-            platform=PLATFORM,
-            inputs=[_metadata(spec) for spec in manifest.inputs],
-            outputs=[_metadata(spec) for spec in manifest.outputs],
+        verbs = handlers(
+            protocol,
+            ThreadPoolExecutor(HEALTH_THREADS, thread_name_prefix=f"{name}-health"),
+            ThreadPoolExecutor(OTHER_THREADS, thread_name_prefix=f"{name}-other"),
+            ThreadPoolExecutor(STREAMS + 1, thread_name_prefix=f"{name}-stream"),  # one tells the next that it is full
         )
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, verbs),))
+        self._server.add_registered_method_handlers(SERVICE, verbs)
 
-    def ModelInfer(self, request: Any, context: Context) -> messages.ModelInferResponse:  # noqa: N802
-        answer = self._service.infer(codec.decode(request), Call(context.time_remaining()))
-        return codec.encode(answer, raw=bool(request.raw_input_contents))
+    def bind(self, socket: Path, mode: int) -> None:
+        try:
+            bound = self._server.add_insecure_port(f"unix:{socket}")
+        except RuntimeError:
+            bound = 0
+        if not bound:
+            raise Unavailable(f"The server cannot listen on {socket}.", _OTHER_FOLDER)
+        socket.chmod(mode)
 
+    def start(self) -> None:
+        self._server.start()
 
-def _metadata(spec: TensorSpec) -> messages.ModelMetadataResponse.TensorMetadata:
-    return messages.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
+    def stop(self, grace_s: float) -> Callable[[], None]:
+        """Begin to stop; what is returned waits for the end of it."""
+        stopped = self._server.stop(grace_s)
+        self._streams.stop()
+        return lambda: stopped.wait()
 
 
 class InferenceServer:
-    """Listens on a Unix socket and, where asked to, on loopback TCP.
+    """Listens on a Unix socket for the device's own programs and, where asked to, on another one for the front.
 
     Args:
         socket: path of the Unix socket, under 107 bytes, in a folder of ours.
         network: path of the socket where the front brings calls from the network, or None.
         ready: whether every model that should be active is.
+        repository: what loads and unloads models for callers on the Unix socket; None where nothing does.
 
     Raises:
         Unavailable: a socket cannot be had.
     """
 
     def __init__(
-        self, service: Service, socket: Path, network: Path | None, version: str, ready: Callable[[], bool]
+        self,
+        service: Service,
+        socket: Path,
+        network: Path | None,
+        version: str,
+        ready: Callable[[], bool],
+        repository: Repository | None = None,
     ) -> None:
-        self._server = grpc.server(
-            ThreadPoolExecutor(THREADS, thread_name_prefix="infer"),
-            interceptors=(_ErrorsToStatus(),),
-            options=_OPTIONS,
-            maximum_concurrent_rpcs=MAX_CALLS,
-        )
-        add: Callable[[object, object], None] = services.add_GRPCInferenceServiceServicer_to_server
-        add(_Protocol(service, version, ready), self._server)
+        self.max_message_bytes = message_limit(service)
         self.socket = socket
         self.network = network
+        self._transports = []
+        limit = self.max_message_bytes
         if network is not None:
-            self._bind(f"unix:{network}", _OTHER_FOLDER)
-            network.chmod(NETWORK_SOCKET_MODE)
-        self._bind(f"unix:{socket}", _OTHER_FOLDER)
-        socket.chmod(SOCKET_MODE)
-
-    def _bind(self, address: str, remedy: str) -> int:
-        try:
-            port: int = self._server.add_insecure_port(address)
-        except RuntimeError:
-            port = 0
-        if port == 0:
-            raise Unavailable(f"The server cannot listen on {address}.", remedy)
-        return port
+            protocol = Protocol(service, version, ready, repository, lambda context: NETWORK, STREAMS)
+            remote = _Transport(protocol, "network", NETWORK_THREADS, limit, NETWORK_CALLS_A_CONNECTION)
+            self._transports.append(remote)
+            remote.bind(network, NETWORK_SOCKET_MODE)
+        protocol = Protocol(service, version, ready, repository, lambda context: LOCAL, STREAMS)
+        local = _Transport(protocol, "local", LOCAL_THREADS, limit, LOCAL_CALLS_A_CONNECTION)
+        self._transports.append(local)
+        local.bind(socket, SOCKET_MODE)
 
     def start(self) -> None:
         """Answer from now on."""
-        self._server.start()
+        for transport in self._transports:
+            transport.start()
 
     def stop(self, grace_s: float) -> None:
         """Take no new calls, let running ones end for ``grace_s`` seconds, then close."""
-        self._server.stop(grace_s).wait()
+        for wait in [transport.stop(grace_s) for transport in self._transports]:
+            wait()
         self.socket.unlink(missing_ok=True)
+
+
+def message_limit(service: Service) -> int:
+    """Bytes that a message may have, by the models that are loaded now."""
+    residents = service.residents
+    active = [residents.active(name) for name in residents.names()]
+    largest = description.largest_message(one.manifest for one in active if one is not None)
+    return min(max(largest + MESSAGE_ROOM_BYTES, MIN_MESSAGE_BYTES), MAX_MESSAGE_BYTES)
 
 
 def quiet_grpc() -> None:

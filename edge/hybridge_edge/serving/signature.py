@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from hybridge_edge.arrays import NUMPY_TYPES
 from hybridge_edge.contract.errors import InvalidInput
 from hybridge_edge.contract.manifest import Manifest
-from hybridge_edge.contract.tensors import TensorSpec
+from hybridge_edge.contract.tensors import BYTES, TensorSpec
 from hybridge_edge.engine import Array
 
 
@@ -39,6 +39,8 @@ class Signature:
             batched = spec.shape[0] == -1
             if (array.shape[1:] if batched else array.shape) != item_shape or array.ndim != len(spec.shape):
                 raise InvalidInput(f"Input {name!r} of {self._name} has shape {list(array.shape)}.", _should(spec))
+            if dtype.hasobject:
+                self._check_texts(name, array)
             if not batched:
                 continue
             size = array.shape[0]
@@ -62,6 +64,16 @@ class Signature:
                 f"Outputs: {', '.join(self._outputs)}.",
             )
         return tuple(self._outputs[name] for name in names)
+
+    def _check_texts(self, name: str, array: Array) -> None:
+        """BYTES of a graph are text: ONNX stores UTF-8. Here, so that one request cannot fail a batch of others."""
+        try:
+            for element in array.flat:
+                element.decode()
+        except (UnicodeDecodeError, AttributeError):
+            raise InvalidInput(
+                f"Input {name!r} of {self._name} has an element that is not UTF-8.", f"Send UTF-8 text as {BYTES}."
+            ) from None
 
     def _refuse_names(self, inputs: Mapping[str, Array]) -> None:
         wanted = ", ".join(self._inputs)

@@ -48,6 +48,11 @@ class ModelStatistics:
     latency: Sketch
     last_ms: int
 
+    @classmethod
+    def none(cls, model: str, version: str) -> ModelStatistics:
+        """Of a version that was asked nothing yet."""
+        return _frozen(model, version, _Sums(""))
+
 
 class _Sums:
     __slots__ = ("batches", "failures", "guarded", "last_ms", "latency", "provider", "requests", "rows", "times")

@@ -11,10 +11,9 @@ from threading import Event, Thread
 import pytest
 
 from hybridge_edge.contract.errors import Cancelled, DeadlineExceeded, HybridgeError, Overloaded
-from hybridge_edge.serving.call import LOCAL, Call
-from hybridge_edge.serving.gate import LOCAL_WAITING, MAX_OF_HOST, MAX_WAITING, Gate, Ticket
+from hybridge_edge.serving.call import LOCAL, NETWORK, Call
+from hybridge_edge.serving.gate import LOCAL_WAITING, MAX_WAITING, Gate, Ticket
 
-FAR = "192.0.2.7"
 KEY = object()
 
 
@@ -100,36 +99,25 @@ def test_work_whose_caller_has_gone_is_not_run_and_leaves_its_place_at_once(line
 
 
 def test_callers_of_the_device_itself_have_room_when_the_network_has_none_left(line: Line) -> None:
-    hosts = [f"192.0.2.{number}" for number in range(MAX_WAITING - LOCAL_WAITING)]
-    waiting = [line.queue(host, Call(20, host)) for host in hosts]
+    far = range(MAX_WAITING - LOCAL_WAITING)
+    waiting = [line.queue(number, Call(20, NETWORK)) for number in far]
     with pytest.raises(Overloaded, match="from the network"):
-        line.queue("one more", Call(20, FAR)).result(5)
+        line.queue("one more", Call(20, NETWORK)).result(5)
     local = [line.queue(number, Call(20, LOCAL)) for number in range(LOCAL_WAITING)]
     with pytest.raises(Overloaded, match="Too many requests wait already"):
         line.queue("one more", Call(20, LOCAL)).result(5)
     line.open()
-    assert [future.result(10) for future in (*waiting, *local)] == [*hosts, *range(LOCAL_WAITING)]
+    assert [future.result(10) for future in (*waiting, *local)] == [*far, *range(LOCAL_WAITING)]
 
 
 def test_local_callers_go_first_and_the_network_is_not_forgotten(line: Line) -> None:
-    futures = [line.queue(("far", number), Call(20, FAR)) for number in range(3)]
+    futures = [line.queue(("far", number), Call(20, NETWORK)) for number in range(3)]
     futures += [line.queue(("near", number), Call(20)) for number in range(6)]
     line.open()
     for future in futures:
         future.result(5)
     kinds = [work[0] for (work,) in line.ran]
     assert kinds == ["near", "near", "near", "far", "near", "near", "near", "far", "far"]
-
-
-def test_one_host_may_have_so_many_calls_here_and_another_one_is_not_hurt(line: Line) -> None:
-    waiting = [line.queue(number, Call(20, FAR)) for number in range(MAX_OF_HOST)]
-    with pytest.raises(Overloaded, match="of one host"):
-        line.queue("one more", Call(20, FAR)).result(5)
-    other = line.queue("other", Call(20, "192.0.2.8"))
-    line.open()
-    assert other.result(5) == "other"
-    assert [future.result(5) for future in waiting] == list(range(MAX_OF_HOST))
-    assert line.gate.run(Ticket(Call(1, FAR), work="again"), line.execute) == "again"
 
 
 def test_an_error_of_the_run_reaches_everybody_in_it_and_the_place_comes_free(line: Line) -> None:

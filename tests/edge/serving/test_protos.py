@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import descriptor
+from tritonclient.grpc import model_config_pb2 as their_config
 from tritonclient.grpc import service_pb2 as theirs
 
+from hybridge_edge.contract.protos import model_config_pb2 as our_config
 from hybridge_edge.contract.protos import open_inference_pb2 as ours
 from hybridge_edge.contract.protos import open_inference_pb2_grpc
 
@@ -19,7 +21,16 @@ def every_message(found: descriptor.Descriptor) -> list[descriptor.Descriptor]:
     return [found] + [one for nested in found.nested_types for one in every_message(nested)]
 
 
-OUR_MESSAGES = [one for top in ours.DESCRIPTOR.message_types_by_name.values() for one in every_message(top)]
+def messages_of(file: descriptor.FileDescriptor) -> list[descriptor.Descriptor]:
+    return [one for top in file.message_types_by_name.values() for one in every_message(top)]
+
+
+def their_message(file: descriptor.FileDescriptor, message: descriptor.Descriptor) -> descriptor.Descriptor:
+    top, *nested = message.full_name.removeprefix("inference.").split(".")
+    found = file.message_types_by_name[top]
+    for name in nested:
+        found = found.nested_types_by_name[name]
+    return found
 
 
 def fields(message: descriptor.Descriptor) -> dict[str, tuple[object, ...]]:
@@ -35,23 +46,46 @@ def fields(message: descriptor.Descriptor) -> dict[str, tuple[object, ...]]:
     }
 
 
-@pytest.mark.parametrize("message", OUR_MESSAGES, ids=lambda message: message.full_name)
+@pytest.mark.parametrize("message", messages_of(ours.DESCRIPTOR), ids=lambda message: message.full_name)
 def test_every_message_equals_tritonclients(message: descriptor.Descriptor) -> None:
-    top, *nested = message.full_name.removeprefix("inference.").split(".")
-    other = theirs.DESCRIPTOR.message_types_by_name[top]
-    for name in nested:
-        other = other.nested_types_by_name[name]
+    other = their_message(theirs.DESCRIPTOR, message)
     assert fields(message) == fields(other)
     assert message.GetOptions().map_entry == other.GetOptions().map_entry
 
 
-def test_every_verb_equals_tritonclients() -> None:
-    def verbs(file: descriptor.FileDescriptor) -> dict[str, tuple[str, str]]:
-        service = file.services_by_name["GRPCInferenceService"]
-        return {verb.name: (verb.input_type.full_name, verb.output_type.full_name) for verb in service.methods}
+@pytest.mark.parametrize("message", messages_of(our_config.DESCRIPTOR), ids=lambda message: message.full_name)
+def test_every_part_of_a_configuration_is_a_part_of_tritonclients(message: descriptor.Descriptor) -> None:
+    other = their_message(their_config.DESCRIPTOR, message)
+    assert fields(message).items() <= fields(other).items()
+    assert fields(message)
+    assert message.GetOptions().map_entry == other.GetOptions().map_entry
+    for enum in message.enum_types:
+        assert numbers(enum) == numbers(other.enum_types_by_name[enum.name])
 
-    assert verbs(ours.DESCRIPTOR).items() <= verbs(theirs.DESCRIPTOR).items()
-    assert len(verbs(ours.DESCRIPTOR)) == 6
+
+def test_the_names_of_datatypes_in_a_configuration_equal_tritonclients() -> None:
+    (enum,) = our_config.DESCRIPTOR.enum_types_by_name.values()
+    assert numbers(enum) == numbers(their_config.DESCRIPTOR.enum_types_by_name[enum.name])
+
+
+def numbers(enum: descriptor.EnumDescriptor) -> dict[str, int]:
+    return {value.name: value.number for value in enum.values}
+
+
+def test_every_verb_equals_tritonclients() -> None:
+    def verbs(file: descriptor.FileDescriptor) -> dict[str, tuple[object, ...]]:
+        return {
+            verb.name: (
+                verb.input_type.full_name,
+                verb.client_streaming,
+                verb.output_type.full_name,
+                verb.server_streaming,
+            )
+            for verb in file.services_by_name["GRPCInferenceService"].methods
+        }
+
+    assert verbs(ours.DESCRIPTOR) == verbs(theirs.DESCRIPTOR)
+    assert len(verbs(ours.DESCRIPTOR)) == 20
 
 
 def test_the_comparison_sees_a_difference() -> None:
@@ -71,6 +105,8 @@ def test_a_message_of_ours_is_read_by_tritonclients_classes_in_the_same_process(
 
 def test_the_committed_stubs_are_what_the_generator_makes(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(ROOT / "scripts" / "protos"), "--out", str(tmp_path)], check=True)
-    for name in ("open_inference_pb2.py", "open_inference_pb2.pyi", "open_inference_pb2_grpc.py"):
+    made = {path.name for path in FOLDER.glob("*_pb2*.py*")}
+    assert len(made) == 5
+    for name in made:
         assert (tmp_path / name).read_text() == (FOLDER / name).read_text(), f"run scripts/protos: {name} is old"
     assert open_inference_pb2_grpc.GRPC_GENERATED_VERSION == "1.71.0"
