@@ -16,6 +16,7 @@ import grpc
 
 from hybridge_edge.contract.errors import Unavailable
 from hybridge_edge.serving import description
+from hybridge_edge.serving.arrivals import Arrivals
 from hybridge_edge.serving.call import LOCAL, NETWORK
 from hybridge_edge.serving.contents import MAX_MESSAGE_BYTES
 from hybridge_edge.serving.protocol import SERVICE, Protocol, handlers
@@ -34,6 +35,8 @@ LOCAL_THREADS = 96
 """For single inferences: more than the gate lets wait and run, so that it and nobody else refuses."""
 NETWORK_THREADS = 16
 """For the same from the network: what the front lets in of one host. The rest waits before it costs anything."""
+CLOSE_S = 1.0
+"""For what is under way once inferences have ended."""
 STREAMS = 16
 """Open at once on one transport; each holds a thread."""
 HEALTH_THREADS = 2
@@ -124,14 +127,15 @@ class InferenceServer:
         self.max_message_bytes = message_limit(service)
         self.socket = socket
         self.network = network
+        self._arrivals = Arrivals()
         self._transports = []
         limit = self.max_message_bytes
         if network is not None:
-            protocol = Protocol(service, version, ready, repository, lambda context: NETWORK, STREAMS)
+            protocol = Protocol(service, version, ready, repository, NETWORK, STREAMS, self._arrivals)
             remote = _Transport(protocol, "network", NETWORK_THREADS, limit, NETWORK_CALLS_A_CONNECTION)
             self._transports.append(remote)
             remote.bind(network, NETWORK_SOCKET_MODE)
-        protocol = Protocol(service, version, ready, repository, lambda context: LOCAL, STREAMS)
+        protocol = Protocol(service, version, ready, repository, LOCAL, STREAMS, self._arrivals)
         local = _Transport(protocol, "local", LOCAL_THREADS, limit, LOCAL_CALLS_A_CONNECTION)
         self._transports.append(local)
         local.bind(socket, SOCKET_MODE)
@@ -142,8 +146,9 @@ class InferenceServer:
             transport.start()
 
     def stop(self, grace_s: float) -> None:
-        """Take no new calls, let running ones end for ``grace_s`` seconds, then close."""
-        for wait in [transport.stop(grace_s) for transport in self._transports]:
+        """Take no new inferences, let running ones end for ``grace_s`` seconds, then close."""
+        self._arrivals.close(grace_s)
+        for wait in [transport.stop(CLOSE_S) for transport in self._transports]:
             wait()
         self.socket.unlink(missing_ok=True)
 
