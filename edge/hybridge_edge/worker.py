@@ -25,6 +25,7 @@ from hybridge_edge.serving.service import Service
 from hybridge_edge.serving.standing import durations, standing, under_evaluation
 from hybridge_edge.settings import ServeSettings
 from hybridge_edge.store import Store
+from hybridge_edge.targets.target import choose
 from hybridge_edge.version import installed_version
 
 _LOG = logging.getLogger(__name__)
@@ -57,12 +58,14 @@ def serve(settings: ServeSettings) -> None:
     quiet_grpc()
     version = installed_version()
     runtime_folder = runtime.folder()
-    runs_at_once = max(1, (os.cpu_count() or 1) // settings.threads)
+    target = choose(settings.target)
+    threads = target.threads_of_a_run(settings.threads)
+    runs_at_once = max(1, (os.cpu_count() or 1) // threads)
     gate = Gate(runs_at_once)
     service = Service(gate, lambda model, digest: activation.proven(model, digest), settings.live_share)
     store = Store(settings.store)
     activation = Activation(
-        store, service, trust.read_trust, lambda package: engine.load(package, settings.threads), lambda: changed()
+        store, service, trust.read_trust, lambda package: engine.load(package, threads, target), lambda: changed()
     )
     reporter = _reporter(settings, service, store, version)
     changed: Callable[[], None] = reporter.changed if reporter is not None else lambda: None

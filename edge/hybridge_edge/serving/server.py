@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import uuid
@@ -13,10 +12,11 @@ from typing import Any
 
 import grpc
 
-from hybridge_edge.contract.errors import HybridgeError, Unavailable, UsageError
+from hybridge_edge.contract.errors import HybridgeError, Unavailable
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.contract.protos import open_inference_pb2_grpc as services
 from hybridge_edge.contract.tensors import TensorSpec
+from hybridge_edge.loopback import parse_tcp
 from hybridge_edge.serving import codec
 from hybridge_edge.serving.call import Call
 from hybridge_edge.serving.service import Service
@@ -65,7 +65,7 @@ class _ErrorsToStatus(grpc.ServerInterceptor):  # type: ignore[misc]
                 context.abort(_STATUS.get(error.code, grpc.StatusCode.FAILED_PRECONDITION), str(error))
             except Exception:
                 incident = uuid.uuid4().hex[:12]
-                _LOG.exception("A request failed: incident %s", incident)
+                _LOG.exception("A request failed: incident %s", incident, extra={"incident": incident})
                 context.abort(grpc.StatusCode.INTERNAL, f"The request failed; the device's log knows it as {incident}.")
 
         return grpc.unary_unary_rpc_method_handler(
@@ -161,24 +161,6 @@ class InferenceServer:
         """Take no new calls, let running ones end for ``grace_s`` seconds, then close."""
         self._server.stop(grace_s).wait()
         self.socket.unlink(missing_ok=True)
-
-
-def parse_tcp(text: str) -> tuple[str, int]:
-    """HOST:PORT on loopback, or UsageError: beyond it there must be mTLS, which this version does not have."""
-    host, _, port = text.rpartition(":")
-    try:
-        number = int(port)
-        loopback = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        raise UsageError(f"{text!r} is not HOST:PORT.", "Write 127.0.0.1:8001, or leave it empty.") from None
-    if not 0 <= number <= 65535:
-        raise UsageError(f"{text!r} names no port.", "Write a port from 0 to 65535.")
-    if not loopback:
-        raise UsageError(
-            f"The server does not listen on {text!r}: without TLS it stays on this machine.",
-            "Write 127.0.0.1:PORT, or leave it empty.",
-        )
-    return host, number
 
 
 def quiet_grpc() -> None:

@@ -18,7 +18,7 @@ from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.guards import FLAG, REFUSE, AnswerRefused, object_to
 from hybridge_edge.serving.live import LiveComparison
 from hybridge_edge.serving.residents import Resident, Residents
-from hybridge_edge.serving.statistics import Statistics
+from hybridge_edge.serving.statistics import Statistics, scores_of
 
 if TYPE_CHECKING:
     from hybridge_edge.capture import Capture
@@ -159,6 +159,9 @@ class Service:
         self.statistics.answered(
             answer.model, answer.version, answer.provider, rows, times, guarded=objection is not None
         )
+        if manifest.confidence_output:
+            confidences = scores_of(result.outputs[manifest.confidence_output], rows)
+            self.statistics.scored(answer.model, answer.version, confidences)
         self.live.offer(resident, request.inputs, result.outputs, rows)
         return answer, self._count_answer(resident)
 

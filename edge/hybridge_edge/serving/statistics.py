@@ -6,10 +6,13 @@ Evidence for a rollout is another thing (see ``evidence``): it begins anew with 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from threading import Lock
 
+from hybridge_edge.contract.scores import ScoreSketch
 from hybridge_edge.contract.sketch import Sketch
+from hybridge_edge.engine import Array
 
 MAX_VERSIONS = 64
 """Versions remembered; of more, the one that answered longest ago is forgotten."""
@@ -29,6 +32,7 @@ class ModelStatistics:
         queue_us, copy_us, features_us, infer_us, total_us: sums over answered requests, microseconds.
         batches: (rows of a run, number of such runs), ascending.
         latency: of ``total_us`` of each answered request. last_ms: of the last answer, milliseconds since 1970.
+        scores: the confidence of each answered row; empty where the model has none.
     """
 
     model: str
@@ -47,10 +51,23 @@ class ModelStatistics:
     batches: tuple[tuple[int, int], ...]
     latency: Sketch
     last_ms: int
+    scores: ScoreSketch
+
+
+def scores_of(output: Array, rows: int) -> list[float]:
+    """The confidence of each of ``rows`` rows: the largest value of the confidence output, rows first where it has any.
+
+    An output without a batch axis has one confidence for all of them.
+    """
+    if rows > 1 and output.ndim > 0 and output.shape[0] == rows:
+        return [float(score) for score in output.reshape(rows, -1).max(axis=1)]
+    return [float(output.max())]
 
 
 class _Sums:
-    __slots__ = ("batches", "failures", "guarded", "last_ms", "latency", "provider", "requests", "rows", "times")
+    __slots__ = (
+        "batches", "failures", "guarded", "last_ms", "latency", "provider", "requests", "rows", "scores", "times",
+    )  # fmt: skip
 
     def __init__(self, provider: str) -> None:
         self.provider = provider
@@ -59,6 +76,7 @@ class _Sums:
         self.batches: dict[int, int] = {}
         self.times = [0, 0, 0, 0, 0]
         self.latency = Sketch()
+        self.scores = ScoreSketch()
 
 
 class Statistics:
@@ -100,6 +118,20 @@ class Statistics:
             sums.failures[code] = sums.failures.get(code, 0) + 1
             sums.guarded += guarded
 
+    def scored(self, model: str, version: str, confidences: Iterable[float]) -> None:
+        """A version gave answers of these confidences, one a row; it has answered before."""
+        with self._lock:
+            sums = self._sums.get((model, version))
+            if sums is not None:
+                for confidence in confidences:
+                    sums.scores.add(confidence)
+
+    def scores(self, model: str, version: str) -> ScoreSketch:
+        """A copy of a version's scores so far."""
+        with self._lock:
+            sums = self._sums.get((model, version))
+            return ScoreSketch() if sums is None else ScoreSketch(sums.scores.counts, sums.scores.strange)
+
     def read(self) -> tuple[ModelStatistics, ...]:
         """A copy, by model and version."""
         with self._lock:
@@ -134,4 +166,5 @@ def _frozen(model: str, version: str, sums: _Sums) -> ModelStatistics:
         batches=tuple(sorted(sums.batches.items())),
         latency=Sketch(sums.latency.counts),
         last_ms=sums.last_ms,
+        scores=ScoreSketch(sums.scores.counts, sums.scores.strange),
     )

@@ -39,6 +39,7 @@ class Engine:
     """Answers the mean of a window, and one confidence for the whole batch, which has no batch axis."""
 
     provider = "test"
+    degraded = ""
 
     def run(self, inputs: Mapping[str, Any]) -> EngineResult:
         mean = inputs["window"].mean(axis=1)
