@@ -35,6 +35,8 @@ class Facts:
     inference: str
     tcp: str
     spool: str
+    target: str = ""
+    metrics: str = ""
 
 
 class Management:

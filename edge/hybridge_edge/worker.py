@@ -18,6 +18,7 @@ from hybridge_edge.admission.activation import Activation
 from hybridge_edge.contract.errors import HybridgeError
 from hybridge_edge.lines import LineServer
 from hybridge_edge.management import Facts, Management
+from hybridge_edge.observe import logs, observer
 from hybridge_edge.reporting import Reporter, Snapshot
 from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.server import InferenceServer, quiet_grpc
@@ -36,13 +37,14 @@ DRAIN_S = 5.0
 
 def main() -> int:
     """Serve until SIGTERM, or until the supervisor is gone. Returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # Blocked here, before any thread starts, and waited for in serve(): a handler that runs just before a blocking call
     # would leave it blocked.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     Thread(target=_watch, args=(int(sys.argv[1]),), name="supervisor-watch", daemon=True).start()
     try:
-        serve(ServeSettings.from_json(sys.argv[2]))
+        settings = ServeSettings.from_json(sys.argv[2])
+        logs.configure(settings.log_format)
+        serve(settings)
     except HybridgeError as error:
         print(f"hybridge-edge: {error}", file=sys.stderr)
         return error.exit_code
@@ -72,7 +74,9 @@ def serve(settings: ServeSettings) -> None:
     activation.restore()
     socket = runtime_folder / runtime.INFERENCE_SOCKET
     server = InferenceServer(service, socket, settings.tcp, version, lambda: _ready(store, service))
-    facts = Facts(version, f"unix:{socket}", server.tcp, str(settings.spool) if settings.captures else "")
+    watched = observer.start(settings, service, store, version)
+    spool = str(settings.spool) if settings.captures else ""
+    facts = Facts(version, f"unix:{socket}", server.tcp, spool, target.name, watched.metrics)
     management_socket = runtime_folder / runtime.MANAGEMENT_SOCKET
     management = LineServer(management_socket, Management(service, store, activation, facts).answer)
     _start_capture(service, settings)
@@ -91,6 +95,7 @@ def serve(settings: ServeSettings) -> None:
     finally:
         server.stop(DRAIN_S)
         management.close()
+        watched.close()
         activation.close()
         service.live.close()
         if service.capture is not None:

@@ -29,6 +29,11 @@ def edge(bucket: int) -> float:
     return bucket / STEPS if bucket <= STEPS else float(FACTOR ** (bucket - STEPS))
 
 
+def _middle(bucket: int) -> float:
+    size = abs(bucket)
+    return math.copysign((edge(size) + edge(size - 1)) / 2, bucket) if size else 0.0
+
+
 class ScoreSketch:
     """Counts by bucket. Not safe to share between threads without a lock.
 
@@ -70,6 +75,11 @@ class ScoreSketch:
             bucket = -bucket
         self._counts[bucket] = self._counts.get(bucket, 0) + 1
 
+    @property
+    def total(self) -> float:
+        """The sum of the scores, each taken as its bucket's middle."""
+        return sum(_middle(bucket) * count for bucket, count in self._counts.items())
+
     def merged(self, other: ScoreSketch) -> ScoreSketch:
         """The sketch of both."""
         return ScoreSketch((*self.counts, *other.counts), self.strange + other.strange)
@@ -84,8 +94,7 @@ class ScoreSketch:
         for bucket, count in self.counts:
             left -= count
             if left <= 0:
-                middle = (edge(abs(bucket)) + edge(abs(bucket) - 1)) / 2 if bucket else 0.0
-                return math.copysign(middle, bucket)
+                return _middle(bucket)
         return 0.0
 
     def to_json(self) -> dict[str, object]:
