@@ -136,6 +136,24 @@ class Activation:
         except FutureTimeout:
             raise Unavailable(f"The rollback of {model} is still under way.", "See hybridge-edge status.") from None
 
+    def load(self, model: str, timeout_s: float = ANSWER_WITHIN_S) -> None:
+        """Bring a model's active package back into memory after an unload, from the store alone.
+
+        Raises:
+            PackageRefused: it is of no use any more. Unavailable: it is not done after ``timeout_s`` seconds.
+        """
+        try:
+            self._thread.submit(self._load_again, model).result(timeout_s)
+        except FutureTimeout:
+            raise Unavailable(f"{model} is still being loaded.", "See hybridge-edge status.") from None
+
+    def _load_again(self, model: str) -> None:
+        record = self._store.record(model)
+        if record.active is not None and self._residents.active(model) is None:
+            package = self._store.open(record.active.digest, self._trust())
+            self._residents.switch(self._proven_resident(package, trusted=record.trusted, at="load.loading"))
+            self._changed()
+
     def proven(self, model: str, digest: str) -> None:
         """The digest has answered often enough to be trusted (see service.TRIAL_RUNS)."""
         with suppress(RuntimeError):  # closed meanwhile: the trial goes on after the next start
