@@ -65,6 +65,7 @@ class InferenceAnswer:
     infer_us: int
     total_us: int
     guard: str = ""
+    copy_us: int = 0
 
 
 def endpoint() -> str:
@@ -136,6 +137,7 @@ class Client:
             features_us=parameters["features_us"].int64_param,
             infer_us=parameters["infer_us"].int64_param,
             total_us=parameters["total_us"].int64_param,
+            copy_us=parameters["copy_us"].int64_param,
             guard=parameters["guard"].string_param if "guard" in parameters else "",
         )
 
