@@ -319,7 +319,9 @@ def test_each_row_is_offered_once_with_its_own_id_and_never_the_raw_input(runnin
 
 
 @pytest.mark.parametrize("given", ["", "with space", "x" * 129, "quote'"])
-def test_an_id_comes_back_and_one_that_cannot_name_a_sample_names_none(running: Running, kit: ModuleType, given: str) -> None:
+def test_an_id_comes_back_and_one_that_cannot_name_a_sample_names_none(
+    running: Running, kit: ModuleType, given: str
+) -> None:
     response = stub(running.unix).ModelInfer(raw_request(kit.window(), id=given))
     assert response.id == (given or response.parameters["sample_id"].string_param)
     assert len(response.parameters["sample_id"].string_param) == 32
