@@ -44,6 +44,7 @@ _ERRORS: dict[object, type[HybridgeError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: Unavailable,
+    grpc.StatusCode.CANCELLED: Unavailable,  # we cancel nothing: a server that goes does
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,13 +25,39 @@ class EngineResult:
     infer_us: int
 
 
+class Stop:
+    """Lets another thread end a run: as soon as the runtime looks."""
+
+    __slots__ = ("_end", "asked")
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._end: Callable[[], None] | None = None
+
+    def when_asked(self, end: Callable[[], None]) -> None:
+        """The engine says how, before it begins."""
+        self._end = end
+        if self.asked:
+            end()
+
+    def ask(self) -> None:
+        """End the run. It raises whatever the runtime raises then."""
+        self.asked = True
+        if self._end is not None:
+            self._end()
+
+
 class Engine(Protocol):
     """A loaded package. ``run`` may be called from several threads at once; ``close`` once, after the last run."""
 
     provider: str
 
-    def run(self, inputs: Arrays) -> EngineResult:
-        """Run raw inputs (checked against the signature, batch first) through features and model."""
+    def run(self, inputs: Arrays, stop: Stop | None = None) -> EngineResult:
+        """Run raw inputs (checked against the signature, batch first) through features and model.
+
+        Args:
+            stop: another thread's way to end it; None where nobody watches.
+        """
         ...
 
     def close(self) -> None:

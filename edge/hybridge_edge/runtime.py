@@ -17,6 +17,8 @@ from hybridge_edge.contract.errors import Refused, Unavailable
 
 ENROLLED = Path("/run/hybridge")
 INFERENCE_SOCKET = "inference.sock"
+NETWORK_SOCKET = "network.sock"
+"""Where the front brings calls from the network."""
 MANAGEMENT_SOCKET = "management.sock"
 ENDPOINT_FILE = "endpoint.json"
 _NUCLEUS = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"

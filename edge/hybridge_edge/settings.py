@@ -21,6 +21,7 @@ EVALUATING_SECONDS = 60.0
 MAX_SPOOL_MEGABYTES = 1024 * 1024
 MAX_MEMORY_MEGABYTES = 1024 * 1024
 DEFAULT_RUN_SECONDS = 10.0
+DEFAULT_PULSE_SECONDS = 60.0
 MAX_RUN_SECONDS = 600.0
 MAX_METRICS_SECONDS = 3600.0
 LOG_FORMATS = ("text", "json")
@@ -35,6 +36,7 @@ _NAMES = {
     "spoolMegabytes": "the most the spool may hold, in MiB",
     "threads": "threads one run of a model may use",
     "runSeconds": "the longest one run may take, in seconds, where its package states no limit",
+    "pulseSeconds": "how long the serving process may show no life, in seconds, before it is killed and started again",
     "memoryMegabytes": "what loaded models may hold together, in MiB, 0 for no limit",
     "factory": "a folder of packages, one a model, to serve where nothing else is left",
     "target": "the kind of device this is (see hybridge-edge doctor), empty to have it found out",
@@ -51,8 +53,9 @@ class ServeSettings:
     Attributes:
         threads: for one run. live_share: of requests that the version before answers too.
         report_seconds: between reports in a rollout. run_seconds: the longest a run may take where its package says
-            nothing. memory_megabytes: what loaded models may hold together, 0 for no limit. factory: a folder of
-            packages to fall back on, "" for none. target: name of the target entry, "" has the device choose.
+            nothing. pulse_seconds: how long the worker may show no life.
+        memory_megabytes: what loaded models may hold together, 0 for no limit. factory: a folder of packages to fall
+            back on, "" for none. target: name of the target entry, "" has the device choose.
         metrics: HOST:PORT on loopback for Prometheus, "" for none. embedded_metrics: seconds between two CloudWatch
             embedded-metric lines, 0 for none. log_format: "text" or "json".
     """
@@ -67,6 +70,7 @@ class ServeSettings:
     live_share: float = DEFAULT_LIVE_SHARE
     report_seconds: float = EVALUATING_SECONDS
     run_seconds: float = DEFAULT_RUN_SECONDS
+    pulse_seconds: float = DEFAULT_PULSE_SECONDS
     memory_megabytes: int = 0
     factory: str = ""
     target: str = ""
@@ -97,6 +101,7 @@ class ServeSettings:
             live_share=reader.number("live_share"),
             report_seconds=reader.number("report_seconds"),
             run_seconds=reader.number("run_seconds"),
+            pulse_seconds=reader.number("pulse_seconds"),
             memory_megabytes=reader.integer("memory_megabytes"),
             factory=reader.text("factory"),
             target=reader.text("target"),
@@ -146,6 +151,7 @@ def read(arguments: argparse.Namespace) -> ServeSettings:
         threads=configuration.integer("threads", 1, 1, MAX_THREADS),
         live_share=configuration.number("liveShare", DEFAULT_LIVE_SHARE, 0.0, 1.0),
         report_seconds=configuration.number("reportSeconds", EVALUATING_SECONDS, 1.0, MAX_REPORT_SECONDS),
+        pulse_seconds=configuration.number("pulseSeconds", DEFAULT_PULSE_SECONDS, 2.0, MAX_RUN_SECONDS),
         run_seconds=configuration.number("runSeconds", DEFAULT_RUN_SECONDS, 0.01, MAX_RUN_SECONDS),
         memory_megabytes=configuration.integer("memoryMegabytes", 0, 0, MAX_MEMORY_MEGABYTES),
         factory=configuration.text("factory"),

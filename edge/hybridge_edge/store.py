@@ -2,7 +2,7 @@
 
     STORE/lock                    held while a server uses the store
     STORE/state.json              the ledger
-    STORE/trials/                 marks of digests that load or run for the first times: see trials.py
+    STORE/running, trials/        who loads and runs, and how often the worker died of it: see trials.py
     STORE/packages/HEX/           one verified package each, named by its digest
     STORE/packages/.incoming-*    a copy under way; removed at the next start
 
@@ -23,7 +23,7 @@ from hybridge_edge.contract.errors import InvalidDocument, PackageRefused, Refus
 from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.ledger import Installed, ModelRecord, Verdict, Wanted
 from hybridge_edge.package import Package
-from hybridge_edge.trials import Trial
+from hybridge_edge.trials import Table, Trial
 from hybridge_edge.trust import open_package
 
 _LOG = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class Store:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for leftover in self._packages.glob(f"{_INCOMING}*"):
             shutil.rmtree(leftover)
+        self.table = Table(folder)
         self._records = self._read_ledger()
 
     def records(self) -> dict[str, ModelRecord]:
@@ -159,11 +160,11 @@ class Store:
                 self.discard(f"sha256:{path.name}")
 
     def trial(self, digest: str) -> Trial:
-        """Marks the digest while it loads or runs, so that a death of the worker is laid at its door."""
-        return Trial(self.folder, digest)
+        """Marks the digest while it loads or runs, so that a death of the worker is laid at its door: see trials.py."""
+        return self.table.trial(digest)
 
     def crashes(self, digest: str) -> int:
-        """How often the worker died while this digest loaded, or ran without being trusted yet."""
+        """How often the worker died while this digest loaded or ran."""
         return trials.crashes(self.folder, digest)
 
     def _read_ledger(self) -> dict[str, ModelRecord]:

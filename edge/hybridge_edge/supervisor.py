@@ -14,9 +14,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 from hybridge_edge import lock, runtime, trials
 from hybridge_edge.contract.errors import InvalidDocument, Unavailable
+from hybridge_edge.front.process import Front
 from hybridge_edge.settings import ServeSettings
 
 _LOG = logging.getLogger(__name__)
@@ -26,6 +29,8 @@ HEALTHY_S = 30.0
 """A worker that lived this long starts the backoff anew."""
 GRACE_S = 15.0
 """From SIGTERM to SIGKILL; below the 120 s a nucleus gives."""
+LOOK_S = 1.0
+"""How often the worker's pulse is felt."""
 _REFUSED_EXIT = (1, 2)
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _SIGNALS = (*_STOPS, signal.SIGCHLD)
@@ -57,12 +62,13 @@ class Supervisor:
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
         self._stopping = False
+        self._front: Front | None = None
 
     def run(self) -> int:
         """Returns the exit code: 0 after a stop, the worker's own where its very first start was refused.
 
         Raises:
-            Conflict: another server uses the store or the runtime folder.
+            Conflict: another server uses the store or the runtime folder. UsageError, Unavailable: see ``Front``.
         """
         runtime_folder = runtime.folder()
         descriptors = [lock.take(self._settings.store / "lock", "the store")]
@@ -71,9 +77,14 @@ class Supervisor:
             # The worker reads this pipe's end: end of file means that its supervisor is gone.
             alive, held = os.pipe()
             descriptors += [alive, held]
+            if self._settings.tcp:
+                self._front = Front(self._settings.tcp, runtime_folder / runtime.NETWORK_SOCKET, alive)
+                self._settings = replace(self._settings, tcp=self._front.tcp)
             trials.count_crash(self._settings.store)  # of an earlier life, ended by a power cut or worse
             return self._supervise(alive, tuple(descriptors[:3]))
         finally:
+            if self._front is not None:
+                self._front.stop()
             for descriptor in descriptors:
                 os.close(descriptor)
 
@@ -100,12 +111,18 @@ class Supervisor:
     def _wait_for(self, worker: subprocess.Popen[bytes]) -> int:
         """Until the worker has ended; passes a stop on to it, and ends it where it takes longer than GRACE_S."""
         kill_at = 0.0
+        pulse = _Pulse(self._settings.store, self._settings.pulse_seconds)
         while (code := worker.poll()) is None:
             if not self._stopping:
-                number = signal.sigwaitinfo(_SIGNALS).si_signo
-                if number in _STOPS:
+                if self._front is not None:
+                    self._front.keep()
+                came = signal.sigtimedwait(_SIGNALS, LOOK_S)
+                if came is not None and came.si_signo in _STOPS:
                     self._stopping, kill_at = True, time.monotonic() + GRACE_S
                     worker.terminate()
+                elif not pulse.is_felt():
+                    _LOG.error("The worker shows no life for %.0f s and is killed.", self._settings.pulse_seconds)
+                    worker.kill()
             elif (left := kill_at - time.monotonic()) > 0:
                 signal.sigtimedwait(_SIGNALS, left)
             else:
@@ -113,6 +130,23 @@ class Supervisor:
                 worker.kill()
                 worker.wait()
         return code
+
+
+class _Pulse:
+    """The worker's beat, as it was last felt to change."""
+
+    def __init__(self, store: Path, limit_s: float) -> None:
+        self._store = store
+        self._limit_s = limit_s
+        self._last = trials.pulse(store)
+        self._changed = time.monotonic()
+
+    def is_felt(self) -> bool:
+        """Whether it changed within the limit."""
+        now, beat = time.monotonic(), trials.pulse(self._store)
+        if beat != self._last:
+            self._last, self._changed = beat, now
+        return now - self._changed < self._limit_s
 
 
 def _was_ready(worker: subprocess.Popen[bytes]) -> bool:

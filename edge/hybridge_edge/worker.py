@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from threading import Thread
 
-from hybridge_edge import engine, runtime, trust
+from hybridge_edge import engine, runtime, trust, vitals
 from hybridge_edge.admission.activation import Activation
 from hybridge_edge.contract.errors import HybridgeError
 from hybridge_edge.lines import LineServer
@@ -24,6 +24,7 @@ from hybridge_edge.serving.repository import Repository
 from hybridge_edge.serving.server import InferenceServer, quiet_grpc
 from hybridge_edge.serving.service import Service
 from hybridge_edge.serving.standing import durations, standing, under_evaluation
+from hybridge_edge.serving.watchdog import Watchdog
 from hybridge_edge.settings import ServeSettings
 from hybridge_edge.store import Store
 from hybridge_edge.version import installed_version
@@ -42,15 +43,17 @@ def main() -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     Thread(target=_watch, args=(int(sys.argv[1]),), name="supervisor-watch", daemon=True).start()
     try:
-        serve(ServeSettings.from_json(sys.argv[2]))
+        return serve(ServeSettings.from_json(sys.argv[2]))
     except HybridgeError as error:
         print(f"hybridge-edge: {error}", file=sys.stderr)
         return error.exit_code
-    return 0
 
 
-def serve(settings: ServeSettings) -> None:
+def serve(settings: ServeSettings) -> int:
     """Run the server until SIGTERM or SIGINT, which the caller has blocked; it also holds the store's lock.
+
+    Returns:
+        The exit code: 0, or vitals.MEMORY_EXIT where it went for want of memory.
 
     Raises:
         Refused: the store, a socket or a port cannot be had.
@@ -60,18 +63,36 @@ def serve(settings: ServeSettings) -> None:
     runtime_folder = runtime.folder()
     runs_at_once = max(1, (os.cpu_count() or 1) // settings.threads)
     gate = Gate(runs_at_once)
-    service = Service(gate, lambda model, digest: activation.proven(model, digest), settings.live_share)
     store = Store(settings.store)
+    ended_for: list[str] = []
+
+    def out_of_memory(reason: str) -> None:
+        _LOG.critical("%s It drains and starts again.", reason)
+        vitals.blame_the_only_one(store)
+        ended_for.append(reason)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    life = vitals.Vitals(store, settings.memory_megabytes, out_of_memory)
+    life.start()
+    watchdog = Watchdog(
+        settings.run_seconds,
+        lambda resident, reason: activation.quarantine(resident.manifest.name, resident.digest, reason),
+        lambda resident: vitals.end_now(f"A run of {resident.manifest.name} {resident.manifest.version} hangs."),
+    )
+    service = Service(gate, lambda model, digest: activation.proven(model, digest), settings.live_share, watchdog)
     activation = Activation(
         store, service, trust.read_trust, lambda package: engine.load(package, settings.threads), lambda: changed()
     )
     reporter = _reporter(settings, service, store, version)
     changed: Callable[[], None] = reporter.changed if reporter is not None else lambda: None
+    watchdog.start()
     activation.restore()
+    vitals.bound_memory(settings.memory_megabytes)
     socket = runtime_folder / runtime.INFERENCE_SOCKET
+    network = runtime_folder / runtime.NETWORK_SOCKET if settings.tcp else None
     repository = Repository.of(store, service.residents, activation.load)
-    server = InferenceServer(service, socket, settings.tcp, version, lambda: _ready(store, service), repository)
-    facts = Facts(version, f"unix:{socket}", server.tcp, str(settings.spool) if settings.captures else "")
+    server = InferenceServer(service, socket, network, version, lambda: _ready(store, service), repository)
+    facts = Facts(version, f"unix:{socket}", settings.tcp, str(settings.spool) if settings.captures else "")
     management_socket = runtime_folder / runtime.MANAGEMENT_SOCKET
     management = LineServer(management_socket, Management(service, store, activation, facts).answer)
     _start_capture(service, settings)
@@ -96,6 +117,9 @@ def serve(settings: ServeSettings) -> None:
             service.capture.close()
         if reporter is not None:
             reporter.close()
+        watchdog.close()
+        life.close()
+    return vitals.MEMORY_EXIT if ended_for else 0
 
 
 def _ready(store: Store, service: Service) -> bool:

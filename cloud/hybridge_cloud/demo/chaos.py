@@ -21,7 +21,7 @@ from hybridge_cloud.sandbox.folder import SandboxFolder
 HOPS = ("replay", "return", "retrain", "version 2", "shuffled", "slow")
 """Hops during which something may die: from the first served answer to the last put back."""
 LATEST_SECONDS = 6.0
-SERVING = ("server", "core device")
+SERVING = ("server", "front", "core device")
 """Kinds whose death may cost answers of their own device: a grpcio server's socket dies with its process."""
 
 
@@ -133,6 +133,7 @@ _KINDS = (
     ("loopback.py", "account"),
     ("hybridge-edge serve", "server"),
     ("hybridge_edge.worker", "server"),
+    ("hybridge_edge.front", "front"),
     ("hybridge-edge pipeline", "pipeline"),
     ("hybridge-edge uplink", "uplink"),
     ("activate.py", "model component"),

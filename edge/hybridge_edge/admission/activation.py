@@ -137,6 +137,19 @@ class Activation:
         except FutureTimeout:
             raise Unavailable(f"The rollback of {model} is still under way.", "See hybridge-edge status.") from None
 
+    def quarantine(self, model: str, digest: str, reason: str) -> None:
+        """The digest misbehaved while it served: put the previous one back, where it is still what answers."""
+        with suppress(RuntimeError):  # closed meanwhile
+            self._thread.submit(self._quarantined, model, digest, reason)
+
+    def _quarantined(self, model: str, digest: str, reason: str) -> None:
+        record = self._store.record(model)
+        try:
+            if record.active is not None and record.active.digest == digest:
+                self._roll_back(model, reason)
+        except (HybridgeError, OSError) as error:
+            _LOG.error("%s %s is not put back: %s", model, digest[:19], error)
+
     def load(self, model: str, timeout_s: float = ANSWER_WITHIN_S) -> None:
         """Have a model's active package, which was unloaded, answer again; where it answers, nothing is done.
 
@@ -295,7 +308,9 @@ class Activation:
             except BaseException:
                 engine.close()
                 raise
-        return Resident(package.manifest, package.digest, engine, None if trusted else trial)
+        if trusted:
+            trial.trust()
+        return Resident(package.manifest, package.digest, engine, trial)
 
     def _roll_back(self, model: str, reason: str) -> HandoverAnswer:
         record = self._store.record(model)
@@ -339,8 +354,6 @@ class Activation:
             _LOG.error("%s %s cannot be restored: %s", record.model, installed.version, error)
             return False
         self._residents.switch(fresh)
-        if trusted:
-            self._store.trust(record.model, installed.digest)  # it loaded: earlier deaths are forgiven
         return True
 
     def _load_again(self, model: str) -> None:

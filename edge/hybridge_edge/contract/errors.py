@@ -9,6 +9,7 @@
         ├── InvalidInput          tensors of a request do not fit the model's signature
         ├── ModelNotFound         no such model, or no such version resident
         ├── Overloaded            a bounded queue is full: try again later
+        ├── Cancelled             the caller has gone
         ├── DeadlineExceeded      the caller's time was up, or a run took longer than it may
         ├── PermissionDenied      asked over a transport that may not ask it
         ├── Unimplemented         a verb or a feature of the protocol that this server does not have
@@ -22,6 +23,7 @@ An error carries its data as attributes, says in one sentence what was wrong and
 from __future__ import annotations
 
 __all__ = [
+    "Cancelled",
     "Conflict",
     "DeadlineExceeded",
     "HybridgeError",
@@ -115,6 +117,12 @@ class Overloaded(Refused):
     """A bounded queue is full."""
 
     code = "RESOURCE_EXHAUSTED"
+
+
+class Cancelled(Refused):
+    """The caller has gone before its turn came; nobody reads this but the counters."""
+
+    code = "CANCELLED"
 
 
 class DeadlineExceeded(Refused):

@@ -14,6 +14,7 @@ from hybridge_edge.contract.errors import InvalidDocument
 ACTIONS = ("pass", "flag", "refuse")
 """What a server does with an answer a guard objects to: count only; count and say so in the answer; answer an error."""
 MAX_PROBES = 4_096
+MAX_CONSTANT_AFTER = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,15 @@ class Guard:
 
     Attributes:
         minimum, maximum: inclusive. action: one of ACTIONS.
+        constant_after: this many answers in a row, to inputs that differ, with the very same values break it too; 0
+            never.
     """
 
     output: str
     minimum: float
     maximum: float
     action: str = "flag"
+    constant_after: int = 0
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS or self.minimum > self.maximum:
@@ -38,11 +42,17 @@ class Guard:
     @classmethod
     def read(cls, reader: Reader) -> Guard:
         return cls(
-            reader.text("output"), reader.number("minimum"), reader.number("maximum"), reader.text("action", "flag")
+            reader.text("output"),
+            reader.number("minimum"),
+            reader.number("maximum"),
+            reader.text("action", "flag"),
+            reader.integer("constant_after", 0, maximum=MAX_CONSTANT_AFTER),
         )
 
     def to_json(self) -> dict[str, object]:
-        return {"output": self.output, "minimum": self.minimum, "maximum": self.maximum, "action": self.action}
+        fields: dict[str, object] = {"constant_after": self.constant_after} if self.constant_after else {}
+        bounds = {"minimum": self.minimum, "maximum": self.maximum}
+        return {**fields, **bounds, "output": self.output, "action": self.action}
 
 
 @dataclass(frozen=True, slots=True)

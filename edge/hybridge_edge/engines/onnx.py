@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter_ns
 from typing import Any
 
@@ -12,7 +13,7 @@ import onnxruntime
 from hybridge_edge.contract.errors import PackageRefused
 from hybridge_edge.contract.manifest import Variant
 from hybridge_edge.contract.tensors import BYTES, TensorSpec
-from hybridge_edge.engine import Array, Arrays, EngineResult
+from hybridge_edge.engine import Array, Arrays, EngineResult, Stop
 from hybridge_edge.package import Package
 
 _TYPES = {
@@ -60,12 +61,19 @@ class OnnxEngine:
         self._output_names = [spec.name for spec in manifest.outputs]
         self.provider: str = self._model.get_providers()[0]
 
-    def run(self, inputs: Arrays) -> EngineResult:
-        """Run checked inputs through both graphs; onnxruntime's sessions may be shared by threads."""
+    def run(self, inputs: Arrays, stop: Stop | None = None) -> EngineResult:
+        """Run checked inputs through both graphs; onnxruntime's sessions may be shared by threads.
+
+        Once a stop is asked for, the operator that runs is the last one (onnxruntime, RunOptions.terminate).
+        """
+        options = None
+        if stop is not None:
+            options = onnxruntime.RunOptions()
+            stop.when_asked(partial(setattr, options, "terminate", True))
         start = perf_counter_ns()
-        features = dict(zip(self._feature_names, self._features.run(self._feature_names, inputs), strict=True))
+        features = dict(zip(self._feature_names, self._features.run(self._feature_names, inputs, options), strict=True))
         between = perf_counter_ns()
-        outputs = dict(zip(self._output_names, self._model.run(self._output_names, features), strict=True))
+        outputs = dict(zip(self._output_names, self._model.run(self._output_names, features, options), strict=True))
         end = perf_counter_ns()
         return EngineResult(features, outputs, (between - start) // 1000, (end - between) // 1000)
 

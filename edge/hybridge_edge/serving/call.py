@@ -7,7 +7,9 @@ from collections.abc import Callable
 from threading import Lock
 
 LOCAL = "local"
-"""The lane of callers on the Unix socket: the device's own programs. Anything else is a host."""
+"""The lane of callers on the Unix socket: the device's own programs."""
+NETWORK = "network"
+"""The lane of what the front brings; it knows the hosts."""
 DEFAULT_DEADLINE_S = 60.0
 """For calls that bring no deadline of their own."""
 
@@ -16,7 +18,7 @@ class Call:
     """A caller's claim, shared between the transport's threads and the one that works on it.
 
     Attributes:
-        deadline: monotonic seconds. peer: LOCAL, or the host a call over TCP comes from.
+        deadline: monotonic seconds. peer: LOCAL or NETWORK.
     """
 
     __slots__ = ("_cancelled", "_lock", "_on_cancel", "deadline", "peer")

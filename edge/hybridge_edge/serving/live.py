@@ -17,6 +17,7 @@ from hybridge_edge.engine import Array, Arrays
 from hybridge_edge.serving.evidence import comparable, disagreements
 from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.residents import Resident, Residents
+from hybridge_edge.serving.runner import Runner
 
 _LOG = logging.getLogger(__name__)
 MAX_WAITING = 32
@@ -45,9 +46,12 @@ class LiveComparison:
         share: of requests, 0 to 1.
     """
 
-    def __init__(self, residents: Residents, gate: Gate, share: float, rng: random.Random | None = None) -> None:
+    def __init__(
+        self, residents: Residents, gate: Gate, runner: Runner, share: float, rng: random.Random | None = None
+    ) -> None:
         self._residents = residents
         self._gate = gate
+        self._runner = runner
         self._share = share
         self._random = rng or random.Random()  # noqa: S311  chooses samples, hides nothing
         self._queue: Queue[_Answered | None] = Queue(MAX_WAITING)
@@ -111,8 +115,7 @@ class LiveComparison:
                 return False
             before.signature.check(answered.inputs)
             self._gate.wait_for_idle(IDLE_S)
-            with self._gate.enter(BUSY_S), before.trial:
-                result = before.engine.run(answered.inputs)
+            result = self._runner.beside(before, answered.inputs, BUSY_S)
         output = now.manifest.confidence_output
         differ = disagreements(output, answered.rows, {output: answered.output}, result.outputs)
         now.tally.compared(answered.rows, differ)

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from hybridge_edge.contract.errors import InvalidInput, PermissionDenied, Unimplemented
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.serving import description, requests, responses, statuses
+from hybridge_edge.serving.arrivals import Arrivals
 from hybridge_edge.serving.call import LOCAL, Call
 from hybridge_edge.serving.contents import SHOWN
 from hybridge_edge.serving.repository import Repository
@@ -45,7 +46,7 @@ class Protocol:
 
     Args:
         ready: whether every model that should be active is. repository: None where nothing can be loaded.
-        peer: who calls, from a grpc context: LOCAL on the Unix socket. most_streams: open at once.
+        peer: who calls over this transport, LOCAL or NETWORK. most_streams: open at once. arrivals: of all transports.
     """
 
     def __init__(
@@ -54,9 +55,11 @@ class Protocol:
         version: str,
         ready: Callable[[], bool],
         repository: Repository | None,
-        peer: Callable[[Context], str],
+        peer: str,
         most_streams: int,
+        arrivals: Arrivals,
     ) -> None:
+        self._arrivals = arrivals
         self._service = service
         self._version = version
         self._ready = ready
@@ -95,15 +98,15 @@ class Protocol:
     def repository_index(self, request: Any, context: Context) -> Message:
         _one_repository(request.repository_name)
         known = self._repository.index() if self._repository is not None else ()
-        local = self._peer(context) == LOCAL  # why something failed is nobody's business on the network
+        local = self._peer == LOCAL  # why something failed is nobody's business on the network
         return description.index(self._service.residents, known, ready=request.ready, reasons=local)
 
     def repository_model_load(self, request: Any, context: Context) -> Message:
-        self._managed(request, context, ()).load(request.model_name)
+        self._managed(request, ()).load(request.model_name)
         return messages.RepositoryModelLoadResponse()
 
     def repository_model_unload(self, request: Any, context: Context) -> Message:
-        self._managed(request, context, (_UNLOAD_DEPENDENTS,)).unload(request.model_name)
+        self._managed(request, (_UNLOAD_DEPENDENTS,)).unload(request.model_name)
         return messages.RepositoryModelUnloadResponse()
 
     def shared_memory(self, request: Any, context: Context) -> Message:
@@ -116,7 +119,7 @@ class Protocol:
         """One inference, bytes to bytes."""
 
         def begin(own_s: float | None) -> Call:
-            call = Call(timeout_of(context, own_s), self._peer(context))
+            call = Call(timeout_of(context, own_s), self._peer)
             if not context.add_callback(call.cancel):
                 call.cancel()
             return call
@@ -130,11 +133,12 @@ class Protocol:
         return self.streams.serve(incoming, context)
 
     def _answer(self, message: bytes, begin: Callable[[float | None], Call]) -> list[Part]:
-        came = perf_counter_ns()
-        request = requests.decode(message)
-        decode_us = (perf_counter_ns() - came) // 1000
-        answer = self._service.infer(request.inference, begin(request.timeout_s))
-        return responses.encode(answer, request.id, raw=request.raw, decode_us=decode_us)
+        with self._arrivals.enter(self._peer):
+            came = perf_counter_ns()
+            request = requests.decode(message)
+            decode_us = (perf_counter_ns() - came) // 1000
+            answer = self._service.infer(request.inference, begin(request.timeout_s))
+            return responses.encode(answer, request.id, raw=request.raw, decode_us=decode_us)
 
     def _statistics(self, name: str, version: str) -> list[ModelStatistics]:
         """Of every version that has answered, or answers now, and fits the names, which may be ""."""
@@ -146,9 +150,9 @@ class Protocol:
                 found.setdefault((model, resident), ModelStatistics.none(model, resident))
         return [found[key] for key in sorted(found) if name in ("", key[0]) and version in ("", key[1])]
 
-    def _managed(self, request: Any, context: Context, allowed: tuple[str, ...]) -> Repository:
+    def _managed(self, request: Any, allowed: tuple[str, ...]) -> Repository:
         """The repository, for those who may ask it."""
-        if self._peer(context) != LOCAL:
+        if self._peer != LOCAL:
             raise PermissionDenied(
                 "Models are loaded and unloaded on the device's Unix socket only.", "Ask there, or deploy a version."
             )

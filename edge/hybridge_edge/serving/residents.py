@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from threading import Lock
 
 from hybridge_edge.contract.errors import ModelNotFound
 from hybridge_edge.contract.manifest import Manifest
 from hybridge_edge.engine import Engine
 from hybridge_edge.serving.evidence import Paired, Tally
+from hybridge_edge.serving.guards import Constancy
 from hybridge_edge.serving.signature import Signature
+from hybridge_edge.trials import Trial, unmarked
 
-_NO_TRIAL: AbstractContextManager[None] = nullcontext()
 TRIAL_RUNS = 20
 """Answers after which a new digest is trusted: a crash from then on is not laid at its door alone."""
 
@@ -26,20 +27,20 @@ class Resident:
     """A model in memory.
 
     Attributes:
-        trial: marks its runs until it is trusted. tally: counts since it answers.
+        trial: marks its runs. tally: counts since it answers. overruns: runs in a row that the watchdog ended.
         against: digest of the version it took over from, "" for none. paired: what the probes said of the two.
         put_back: it answers again after another version did. since: when it began to answer, monotonic seconds.
         heard: when a hand-over last asked for it anew, monotonic seconds.
     """
 
-    def __init__(
-        self, manifest: Manifest, digest: str, engine: Engine, trial: AbstractContextManager[None] | None = None
-    ) -> None:
+    def __init__(self, manifest: Manifest, digest: str, engine: Engine, trial: Trial | None = None) -> None:
         self.manifest = manifest
         self.digest = digest
         self.engine = engine
         self.signature = Signature(manifest)
-        self.trial = trial or _NO_TRIAL
+        self.trial = trial or unmarked()
+        self.constancy = Constancy(manifest.guards)
+        self.overruns = 0
         self.leases = 0
         self.retired = False
         self.answers = 0
@@ -55,14 +56,14 @@ class Resident:
 
     @property
     def trusted(self) -> bool:
-        return self.trial is _NO_TRIAL
+        return self.trial.trusted
 
     def count(self) -> bool:
         """One answer more; whether it was the last of the trial. The caller holds a lock."""
         self.answers += 1
         ended = self.answers == TRIAL_RUNS and not self.trusted
         if ended:
-            self.trial = _NO_TRIAL
+            self.trial.trust()
         return ended
 
 

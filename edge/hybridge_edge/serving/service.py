@@ -15,10 +15,12 @@ from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.engine import Array, EngineResult
 from hybridge_edge.serving.call import Call
 from hybridge_edge.serving.gate import Gate
-from hybridge_edge.serving.guards import FLAG, REFUSE, AnswerRefused, object_to
+from hybridge_edge.serving.guards import FLAG, REFUSE, AnswerRefused, object_to, stricter
 from hybridge_edge.serving.live import LiveComparison
 from hybridge_edge.serving.residents import Resident, Residents
+from hybridge_edge.serving.runner import Runner
 from hybridge_edge.serving.statistics import Statistics
+from hybridge_edge.serving.watchdog import Watchdog, unwatched
 
 if TYPE_CHECKING:
     from hybridge_edge.capture import Capture
@@ -78,17 +80,29 @@ class Service:
         gate: how many runs at once and how many wait.
         on_trusted: called once, from a request's thread, when a digest has answered TRIAL_RUNS times.
         live_share: of requests that the version before answers too, 0 to 1 (see ``live``).
+        watchdog: ends what takes too long; None where nothing shall.
     """
 
-    def __init__(self, gate: Gate, on_trusted: Callable[[str, str], None], live_share: float = 0.0) -> None:
-        self.gate = gate
+    def __init__(
+        self,
+        gate: Gate,
+        on_trusted: Callable[[str, str], None],
+        live_share: float = 0.0,
+        watchdog: Watchdog | None = None,
+    ) -> None:
         self.residents = Residents()
-        self.live = LiveComparison(self.residents, gate, live_share)
-        self.capture: Capture | None = None
         self.statistics = Statistics()
+        self.runner = Runner(gate, watchdog or unwatched(), self.statistics)
+        self.live = LiveComparison(self.residents, gate, self.runner, live_share)
+        self.capture: Capture | None = None
         self._on_trusted = on_trusted
         self._lock = Lock()
         self._counters: dict[str, Counters] = {}
+
+    @property
+    def gate(self) -> Gate:
+        """Who may run: for work beside the requests."""
+        return self.runner.gate
 
     def counters(self, model: str) -> Counters:
         with self._lock:
@@ -132,11 +146,10 @@ class Service:
         manifest = resident.manifest
         rows = resident.signature.check(request.inputs)
         wanted = resident.signature.select(request.outputs)
-        with self.gate.enter(call.left()), resident.trial:
-            started = time.perf_counter_ns()
-            result = resident.engine.run(request.inputs)
-        self.statistics.ran(manifest.name, manifest.version, resident.engine.provider, rows)
+        ran = self.runner.run(resident, request.inputs, rows, call)
+        result = ran.result
         objection = object_to(manifest.guards, result.outputs) if manifest.guards else None
+        objection = stricter(objection, resident.constancy.object_to(request.inputs, result.outputs))
         if objection is not None and objection.action == REFUSE:
             raise AnswerRefused(objection.sentence, f"{manifest.name} {manifest.version} may not answer so.")
         answer = Answer(
@@ -146,11 +159,12 @@ class Service:
             sample_id=_sample_id(request.sample_id, rows),
             provider=resident.engine.provider,
             outputs=tuple((spec, result.outputs[spec.name]) for spec in wanted),
-            queue_us=(started - entered) // 1000,
+            queue_us=(ran.started_ns - entered) // 1000,
             features_us=result.features_us,
             infer_us=result.infer_us,
             total_us=(time.perf_counter_ns() - entered) // 1000,
             guard=objection.sentence if objection is not None and objection.action == FLAG else "",
+            copy_us=ran.copy_us,
         )
         if request.capture and self.capture is not None:
             _offer(self.capture, resident, answer.sample_id, rows, result)
@@ -182,7 +196,7 @@ class Service:
 
 
 def _callers_fault(error: BaseException) -> bool:
-    return isinstance(error, HybridgeError) and error.code in ("INVALID_ARGUMENT", "NOT_FOUND")
+    return isinstance(error, HybridgeError) and error.code in ("INVALID_ARGUMENT", "NOT_FOUND", "CANCELLED")
 
 
 def _sample_id(given: str, rows: int) -> str:

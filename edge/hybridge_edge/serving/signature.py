@@ -12,7 +12,11 @@ from hybridge_edge.engine import Array
 
 
 class Signature:
-    """The inputs and outputs of a manifest, made ready for fast comparison."""
+    """The inputs and outputs of a manifest, made ready for fast comparison.
+
+    Attributes:
+        batched: every tensor has a batch axis, so that requests may be put together in one run.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
         self._name = manifest.name
@@ -20,6 +24,8 @@ class Signature:
         self._inputs = {spec.name: (spec, NUMPY_TYPES[spec.datatype], spec.item_shape) for spec in manifest.inputs}
         self._outputs = {spec.name: spec for spec in manifest.outputs}
         self._all_outputs = manifest.outputs
+        every = (*manifest.inputs, *manifest.features, *manifest.outputs)
+        self.batched = manifest.max_batch > 1 and all(spec.shape[0] == -1 for spec in every)
 
     def check(self, inputs: Mapping[str, Array]) -> int:
         """Return the number of rows, or raise InvalidInput with the tensor and what it should be."""

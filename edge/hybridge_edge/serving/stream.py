@@ -61,10 +61,10 @@ class Streams:
 
     Args:
         most: streams at once; each holds a thread as long as it is open.
-        peer: who calls, from a grpc context.
+        peer: who calls over this transport.
     """
 
-    def __init__(self, most: int, answer: Answer, peer: Callable[[Any], str]) -> None:
+    def __init__(self, most: int, answer: Answer, peer: str) -> None:
         self._most = most
         self._answer = answer
         self._peer = peer
@@ -76,12 +76,11 @@ class Streams:
     def serve(self, incoming: Iterator[bytes], context: Any) -> Iterator[bytes]:
         """Answer a stream until it ends: serialized ModelInferRequests in, ModelStreamInferResponses out."""
         stream = self._enter(context)
-        peer = self._peer(context)
         try:
             if not context.add_callback(stream.ended):
                 return
             for message in incoming:
-                yield self._one(stream, peer, message)
+                yield self._one(stream, message)
                 stream.call = None
                 if self._stopping:
                     statuses.abort(context, Unavailable("The server stops.", "Connect again in a moment."))
@@ -97,9 +96,9 @@ class Streams:
         for stream in idle:
             stream.context.cancel()
 
-    def _one(self, stream: _Stream, peer: str, message: bytes) -> bytes:
+    def _one(self, stream: _Stream, message: bytes) -> bytes:
         def begin(own_s: float | None) -> Call:
-            call = stream.call = Call(timeout_of(stream.context, own_s), peer)
+            call = stream.call = Call(timeout_of(stream.context, own_s), self._peer)
             if not stream.context.is_active():  # it may have ended before it could have told this call
                 call.cancel()
             return call

@@ -102,10 +102,13 @@ class Server:
     arguments: list[str]
     process: subprocess.Popen[str] | None = None
     said: str = ""
+    within: tuple[str, ...] = ()
+    """A command that runs the server as its arguments say."""
 
     def start(self, *, wait: bool = True, **environment: str) -> Server:
         (self.runtime / "endpoint.json").unlink(missing_ok=True)
-        command = [sys.executable, "-m", "hybridge_edge.cli", "serve", "--store", str(self.store), *self.arguments]
+        serve = (sys.executable, "-m", "hybridge_edge.cli", "serve")
+        command = [*self.within, *serve, "--store", str(self.store), *self.arguments]
         self.process = subprocess.Popen(
             command, env={**self.environment, **environment}, stderr=subprocess.PIPE, text=True, start_new_session=True
         )

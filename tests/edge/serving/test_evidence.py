@@ -17,7 +17,7 @@ from hybridge_edge.contract.report import Evidence
 from hybridge_edge.contract.states import Mode, PackageState
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.contract.trust_document import TrustDocument
-from hybridge_edge.engine import Arrays, Engine, EngineResult, load
+from hybridge_edge.engine import Arrays, Engine, EngineResult, Stop, load
 from hybridge_edge.ledger import NO_ROLLOUT
 from hybridge_edge.serving.evidence import comparable
 from hybridge_edge.serving.gate import Gate
@@ -109,7 +109,7 @@ class Timed:
         self.inner, self.name, self.turns, self.took_us = inner, name, turns, took_us
         self.runs = 0
 
-    def run(self, inputs: Arrays) -> EngineResult:
+    def run(self, inputs: Arrays, stop: Stop | None = None) -> EngineResult:
         self.turns.append(self.name)
         result = self.inner.run(inputs)
         self.runs += 1
@@ -181,7 +181,7 @@ class Stuck(Timed):
         super().__init__(inner, "stuck", [], lambda run: 0)
         self.go = Event()
 
-    def run(self, inputs: Arrays) -> EngineResult:
+    def run(self, inputs: Arrays, stop: Stop | None = None) -> EngineResult:
         assert self.go.wait(PATIENCE_S)
         return super().run(inputs)
 
@@ -203,7 +203,7 @@ def test_comparisons_are_dropped_before_a_request_waits(device: Any, packages: C
 
 def test_inputs_that_wait_are_bounded_in_bytes(packages: Callable, trust: TrustDocument, device: Any) -> None:
     built = packages()
-    live = LiveComparison(device.service.residents, Gate(1), 1.0)
+    live = LiveComparison(device.service.residents, Gate(1), device.service.runner, 1.0)
     resident = Resident(built.manifest, built.digest, load(trusting.open_package(built.folder, trust), 1))
     resident.begin("sha256:" + "a" * 64, put_back=False)
     large = {"window": numpy.zeros((9, 1024, 1024), numpy.uint8)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import errno
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +15,15 @@ import pytest
 
 from hybridge_edge import durable, trials
 from hybridge_edge.capture import Observation
-from hybridge_edge.contract.errors import Overloaded, SpoolFull
+from hybridge_edge.contract.errors import SpoolFull
 from hybridge_edge.contract.manifest import Manifest
 from hybridge_edge.contract.tensors import TensorSpec
-from hybridge_edge.engine import EngineResult
+from hybridge_edge.engine import EngineResult, Stop
 from hybridge_edge.serving.call import Call
 from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.residents import Resident
 from hybridge_edge.serving.service import Inference, Service
-from hybridge_edge.trials import Trial
+from hybridge_edge.trials import Table
 
 
 class Kept:
@@ -40,7 +41,7 @@ class Engine:
 
     provider = "test"
 
-    def run(self, inputs: Mapping[str, Any]) -> EngineResult:
+    def run(self, inputs: Mapping[str, Any], stop: Stop | None = None) -> EngineResult:
         mean = inputs["window"].mean(axis=1)
         whole = numpy.array([0.25, 0.75, 0.5], numpy.float32)
         return EngineResult({"mean": mean}, {"scores": mean, "whole": whole}, 1, 1)
@@ -75,31 +76,17 @@ def test_a_row_that_is_kept_does_not_keep_its_batch_in_memory(service: Service, 
             assert array.base is None or array.base.nbytes == array.nbytes
 
 
-def test_a_place_that_comes_free_as_the_wait_ends_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wake-up that is given to a waiter at its very end must not be lost with it: nobody else gets it."""
-    gate = Gate(1)
-    with gate.enter(1.0):
+def test_a_table_that_the_disk_has_no_room_for_costs_no_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(descriptor: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-        def wait(seconds: float) -> bool:
-            gate._free += 1
-            return False
-
-        monkeypatch.setattr(gate._condition, "wait", wait)
-        with gate.enter(1.0):
-            monkeypatch.undo()
-            with pytest.raises(Overloaded), gate.enter(0.0):
-                pass
-
-
-def test_a_mark_that_cannot_be_made_costs_no_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / trials.FOLDER).mkdir()
-    trial = Trial(tmp_path, "sha256:" + "a" * 64)
-    shutil.rmtree(tmp_path / trials.FOLDER)
-    with trial:
-        assert "cannot be made" in caplog.text
-    (tmp_path / trials.FOLDER).mkdir()
-    with trial:
-        assert len(list((tmp_path / trials.FOLDER).iterdir())) == 1
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with Table(tmp_path).trial("sha256:" + "a" * 64):
+        assert "No space left" in caplog.text
+    trials.count_crash(tmp_path)
+    assert trials.crashes(tmp_path, "sha256:" + "a" * 64) == 0
 
 
 def test_a_death_that_a_full_disk_cannot_count_ends_no_supervisor_and_is_counted_later(
@@ -107,7 +94,7 @@ def test_a_death_that_a_full_disk_cannot_count_ends_no_supervisor_and_is_counted
 ) -> None:
     (tmp_path / trials.FOLDER).mkdir()
     digest = "sha256:" + "a" * 64
-    Trial(tmp_path, digest).__enter__()
+    Table(tmp_path).trial(digest).__enter__()
 
     def full(path: Path, data: bytes) -> None:
         raise SpoolFull("The disk is full.")

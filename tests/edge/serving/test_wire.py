@@ -19,10 +19,11 @@ from hybridge_edge.capture import Observation
 from hybridge_edge.client import Client
 from hybridge_edge.contract.errors import InvalidInput, ModelNotFound, Unavailable, UsageError
 from hybridge_edge.contract.trust_document import TrustDocument
-from hybridge_edge.engine import Arrays, Engine, EngineResult, load
+from hybridge_edge.engine import Arrays, Engine, EngineResult, Stop, load
+from hybridge_edge.loopback import parse_tcp
 from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.residents import Resident
-from hybridge_edge.serving.server import InferenceServer, parse_tcp
+from hybridge_edge.serving.server import InferenceServer
 from hybridge_edge.serving.service import Service
 
 FACTOR = 3.0
@@ -37,7 +38,7 @@ class SlowEngine:
         self.inner = inner
         self.go, self.entered, self.closed = Event(), Event(), Event()
 
-    def run(self, inputs: Arrays) -> EngineResult:
+    def run(self, inputs: Arrays, stop: Stop | None = None) -> EngineResult:
         self.entered.set()
         assert self.go.wait(20)
         return self.inner.run(inputs)
@@ -74,6 +75,10 @@ class Running:
     def unix(self) -> str:
         return f"unix:{self.server.socket}"
 
+    @property
+    def network(self) -> str:
+        return f"unix:{self.server.network}"
+
 
 @pytest.fixture
 def running(short: Path, packages: Callable, trust: TrustDocument) -> Iterator[Running]:
@@ -87,7 +92,7 @@ def running(short: Path, packages: Callable, trust: TrustDocument) -> Iterator[R
     service.residents.switch(resident)
     kept = Kept()
     service.capture = kept
-    server = InferenceServer(service, short / "i.sock", "127.0.0.1:0", "0.1.0", lambda: True)
+    server = InferenceServer(service, short / "i.sock", short / "n.sock", "0.1.0", lambda: True)
     server.start()
     yield Running(service, server, kept, resident, fresh)
     server.stop(0)
@@ -113,7 +118,7 @@ def refused(running: Running, request: service_pb2.ModelInferRequest) -> grpc.Rp
 @pytest.mark.parametrize("rows", [1, 3, 8])
 @pytest.mark.parametrize("transport", ["unix", "tcp"])
 def test_tritonclient_gets_the_right_numbers(running: Running, kit: ModuleType, transport: str, rows: int) -> None:
-    client = triton.InferenceServerClient(running.unix if transport == "unix" else running.server.tcp)
+    client = triton.InferenceServerClient(running.unix if transport == "unix" else running.network)
     window = kit.window(rows)
     tensor = triton.InferInput("window", window.shape, "FP32")
     tensor.set_data_from_numpy(window)
@@ -146,7 +151,7 @@ def test_typed_contents_are_answered_typed(running: Running, kit: ModuleType) ->
 
 
 def test_health_and_metadata(running: Running) -> None:
-    client = triton.InferenceServerClient(running.server.tcp)
+    client = triton.InferenceServerClient(running.network)
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("watch")
@@ -236,7 +241,7 @@ def test_what_is_not_here_is_not_found(running: Running, kit: ModuleType) -> Non
 
 def test_a_failing_engine_tells_the_caller_nothing_but_a_number(running: Running, kit: ModuleType) -> None:
     class Broken(SlowEngine):
-        def run(self, inputs: Arrays) -> EngineResult:
+        def run(self, inputs: Arrays, stop: Stop | None = None) -> EngineResult:
             raise RuntimeError("/secret/path")
 
     running.put(Broken(running.fresh()))
@@ -343,11 +348,6 @@ def test_our_client(running: Running, kit: ModuleType) -> None:
         client.infer("watch", {"window": kit.window()}, timeout_s=2)
 
 
-def test_a_port_in_use_is_told(running: Running, short: Path) -> None:
-    with pytest.raises(Unavailable, match="choose another"):
-        InferenceServer(running.service, short / "other.sock", running.server.tcp, "0.1.0", lambda: True)
-
-
 @pytest.mark.parametrize("text", ["0.0.0.0:80", "10.0.0.1:80", "127.0.0.1", "127.0.0.1:x", "localhost:70000", "a:1"])
 def test_nothing_listens_beyond_this_machine(text: str) -> None:
     with pytest.raises(UsageError):
@@ -356,7 +356,7 @@ def test_nothing_listens_beyond_this_machine(text: str) -> None:
 
 def test_threads_share_one_client(running: Running, kit: ModuleType) -> None:
     service = running.service
-    service.gate = Gate(2)
+    service.runner.gate = Gate(2)
     errors: list[BaseException] = []
 
     def ask(seed: int) -> None:

@@ -1,0 +1,92 @@
+"""HTTP/2 frames as they pass by: where one begins, what it is, what it asks of the server. RFC 9113.
+
+Payloads are never looked at: a frame's nine bytes say everything that is needed to count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""What every client says first (section 3.4)."""
+HEADER = 9
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE = 0, 1, 3, 4, 6, 8
+END_STREAM = 1
+COSTS = {HEADERS: 1, WINDOW_UPDATE: 1, RST_STREAM: 100, SETTINGS: 20, PING: 20}
+"""What a frame takes from its host's budget. A call that is opened and cancelled costs the server far more than its
+answer would have; pings and settings are answered whatever they are sent for."""
+OTHER_COST = 10
+EMPTY_DATA_COST = 5
+
+Admit = Callable[[int, int, int, int], bool]
+"""Told kind, flags, stream and length of a frame that begins; whether it may pass now."""
+
+
+def cost(kind: int, length: int) -> int:
+    """Of one frame from a client. Data with something in it is free: flow control bounds it."""
+    if kind == DATA:
+        return 0 if length else EMPTY_DATA_COST
+    return COSTS.get(kind, OTHER_COST)
+
+
+class Frames:
+    """Follows one direction of one connection.
+
+    Args:
+        admit: asked at each frame. client: whether it is the client's, which begins with a preface and may be held
+            back.
+    """
+
+    __slots__ = ("_admit", "_client", "_head", "_left", "_preface")
+
+    def __init__(self, admit: Admit, *, client: bool) -> None:
+        self._admit = admit
+        self._client = client
+        self._head = b""
+        self._left = 0
+        self._preface = len(PREFACE) if client else 0
+
+    @property
+    def between(self) -> bool:
+        """Whether nothing that passed is half a frame."""
+        return not (self._left or self._preface)
+
+    def pass_on(self, data: bytes) -> int:
+        """How many bytes of ``data`` may pass now: all of a server's; of a client's perhaps fewer.
+
+        What did not pass must come again, with what follows it.
+
+        Raises:
+            ValueError: it is no HTTP/2.
+        """
+        at, end = 0, len(data)
+        while at < end:
+            if self._preface:
+                at = self._pass_preface(data, at)
+                continue
+            if self._left:
+                step = min(self._left, end - at)
+                self._left -= step
+                at += step
+                continue
+            missing = HEADER - len(self._head)
+            head = self._head + data[at : at + missing]
+            if len(head) < HEADER:
+                if self._client:
+                    return at  # whether the frame may pass is not known yet, so none of it does
+                self._head = head
+                return end
+            length = int.from_bytes(head[:3], "big")
+            if not self._admit(head[3], head[4], int.from_bytes(head[5:9], "big") & 0x7FFFFFFF, length):
+                return at
+            at += missing
+            self._head, self._left = b"", length
+        return at
+
+    def _pass_preface(self, data: bytes, at: int) -> int:
+        done = len(PREFACE) - self._preface
+        step = min(self._preface, len(data) - at)
+        if data[at : at + step] != PREFACE[done : done + step]:
+            raise ValueError("no HTTP/2 preface")
+        self._preface -= step
+        return at + step
