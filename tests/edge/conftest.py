@@ -23,6 +23,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner
 
 from hybridge_edge.admission.activation import Activation
+from hybridge_edge.arrays import NUMPY_TYPES
 from hybridge_edge.contract.document import sha256
 from hybridge_edge.contract.examination import Golden, GoldenTensor, Probe
 from hybridge_edge.contract.handover import Handover
@@ -114,6 +115,14 @@ def sign(folder: Path, *signers: CryptoSigner) -> None:
     (folder / "signature.json").write_text(json.dumps(envelope.to_dict()))
 
 
+def _listed(folder: Path) -> tuple[FileEntry, ...]:
+    files = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        files.append(FileEntry(path.relative_to(folder).as_posix(), sha256(content), len(content)))
+    return tuple(files)
+
+
 def build(
     folder: Path,
     version: str = "1.0.0",
@@ -136,14 +145,10 @@ def build(
     if probes:
         (folder / "probes").mkdir()
         numpy.save(folder / "probes" / "window.npy", window(probes, seed=11))
-    files = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        content = path.read_bytes()
-        files.append(FileEntry(path.relative_to(folder).as_posix(), sha256(content), len(content)))
     manifest = Manifest(
         name=name,
         version=version,
-        files=tuple(files),
+        files=_listed(folder),
         inputs=(TensorSpec("window", "FP32", (-1, STEPS, CHANNELS), "g"),),
         features=(TensorSpec("mean", "FP32", (-1, CHANNELS)),),
         outputs=(TensorSpec("scores", "FP32", (-1, CHANNELS)),),
@@ -169,7 +174,61 @@ def build(
     return Built(folder, manifest, factor)
 
 
-@pytest.fixture
+def echo_name(datatype: str) -> str:
+    """The model that ``build_echo`` makes of a datatype."""
+    return f"echo-{datatype.lower()}"
+
+
+def echo_values(datatype: str, rows: int = 2) -> numpy.ndarray:
+    """(rows, 3) elements of a datatype, its extremes among them; BYTES are bytes objects."""
+    if datatype == "BYTES":
+        texts = [b"", "sch\u00f6n \u2603".encode(), b"a\0b", b"x" * 300, b"\n", b"/"]
+        return numpy.array([texts[place % len(texts)] for place in range(rows * 3)], object).reshape(rows, 3)
+    dtype = NUMPY_TYPES[datatype]
+    if datatype == "BOOL":
+        chosen = [True, False, False, True]
+    elif dtype.kind == "f":
+        chosen = [0.5, -numpy.inf, numpy.nan, numpy.finfo(dtype).max]
+    else:
+        chosen = [0, numpy.iinfo(dtype).max, numpy.iinfo(dtype).min, 7]
+    return numpy.array([chosen[place % 4] for place in range(rows * 3)], dtype).reshape(rows, 3)
+
+
+def build_echo(folder: Path, datatype: str) -> Built:
+    """A package whose answer ``y`` is its input ``x``, (rows, 3) of a datatype."""
+
+    def identity(given: str, made: str) -> bytes:
+        kind = TensorProto.STRING if datatype == "BYTES" else helper.np_dtype_to_tensor_dtype(NUMPY_TYPES[datatype])
+        tensors = [helper.make_tensor_value_info(name, kind, ["batch", 3]) for name in (given, made)]
+        return _graph([helper.make_node("Identity", [given], [made])], tensors[:1], tensors[1:], [])
+
+    (folder / "golden").mkdir(parents=True)
+    (folder / "features.onnx").write_bytes(identity("x", "kept"))
+    (folder / "model.onnx").write_bytes(identity("kept", "y"))
+    golden = numpy.array([[b"a", b"bc", b""]]) if datatype == "BYTES" else numpy.ones((1, 3), NUMPY_TYPES[datatype])
+    for name in ("x", "y"):
+        numpy.save(folder / "golden" / f"{name}.npy", golden)
+    manifest = Manifest(
+        name=echo_name(datatype),
+        version="1.0.0",
+        files=_listed(folder),
+        inputs=(TensorSpec("x", datatype, (-1, 3)),),
+        features=(TensorSpec("kept", datatype, (-1, 3)),),
+        outputs=(TensorSpec("y", datatype, (-1, 3)),),
+        variants=(Variant("cpu", "features.onnx", "model.onnx", ("CPUExecutionProvider",)),),
+        golden=Golden(
+            (GoldenTensor("input", "x", "golden/x.npy"), GoldenTensor("output", "y", "golden/y.npy")), 0.0, 0.0
+        ),
+        features_digest=sha256((folder / "features.onnx").read_bytes()),
+        lineage=Lineage("run-1", "sha256:" + "0" * 64, "sha256:" + "1" * 64, "2026-11-01T00:00:00Z"),
+        max_batch=8,
+    )
+    (folder / "manifest.json").write_bytes(manifest.to_bytes())
+    sign(folder, signer())
+    return Built(folder, manifest, 1.0)
+
+
+@pytest.fixture(scope="session")
 def kit() -> ModuleType:
     """This module, for its functions: tests cannot import a conftest by name."""
     return sys.modules[__name__]

@@ -42,6 +42,7 @@ TYPED = {
     BYTES: "bytes_contents",
 }
 """The list that holds a datatype; FP16 has none."""
+_BOOL = "BOOL"
 _LENGTH = struct.Struct("<I")
 
 
@@ -94,6 +95,10 @@ def from_raw(wanted: Layout, raw: bytes) -> Array:
         raise InvalidInput(
             f"Tensor {wanted.name!r} of {wanted.datatype} {list(wanted.shape)} needs {wanted.size} bytes; "
             f"{len(raw)} came."
+        )
+    if wanted.datatype == _BOOL and raw.strip(b"\0\1"):
+        raise InvalidInput(
+            f"Tensor {wanted.name!r} of BOOL has a byte that is neither 0 nor 1.", "Send 0 or 1 for each."
         )
     return numpy.ndarray(wanted.shape, wanted.dtype, raw)
 

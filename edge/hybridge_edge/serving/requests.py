@@ -88,11 +88,12 @@ def id_of(message: bytes) -> str:
 
 
 def _planned(plan: _Plan, name: bytes, raw: list[bytes]) -> Request:
-    arrays = dict(zip(plan.names, map(from_raw, plan.layouts, raw), strict=True))
     try:
-        return _request(plan, name.decode(), arrays, raw=True)
+        text = name.decode()
     except UnicodeDecodeError:
         raise InvalidInput(_NO_MESSAGE) from None
+    arrays = dict(zip(plan.names, map(from_raw, plan.layouts, raw), strict=True))
+    return _request(plan, text, arrays, raw=True)
 
 
 def _request(plan: _Plan, name: str, arrays: dict[str, Array], *, raw: bool) -> Request:

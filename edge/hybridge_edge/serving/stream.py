@@ -7,7 +7,6 @@ waits in its own connection. What is wrong with a request is that answer's error
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from threading import Lock
 from typing import Any
@@ -19,6 +18,8 @@ from hybridge_edge.serving.call import Call
 from hybridge_edge.serving.responses import Part, size
 from hybridge_edge.serving.wire_format import LENGTH_DELIMITED, varint
 
+_NO_DEADLINE_S = 1e9
+"""grpc gives a call without a deadline some 9e18 seconds."""
 _RESPONSE = messages.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER
 _RESPONSE_TAG = bytes((_RESPONSE << 3 | LENGTH_DELIMITED,))
 Answer = Callable[[bytes, Callable[[float | None], Call]], list[Part]]
@@ -35,7 +36,7 @@ def final_response() -> bytes:
 def timeout_of(context: Any, own_s: float | None) -> float | None:
     """The shorter one of a call's deadline and a request's own limit, in seconds; None where there is neither."""
     left = context.time_remaining()
-    if left is None or math.isinf(left):
+    if left is None or left > _NO_DEADLINE_S:
         return own_s
     return float(left) if own_s is None else min(float(left), own_s)
 

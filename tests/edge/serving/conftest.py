@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ import pytest
 
 from hybridge_edge import lines
 from hybridge_edge.admission.activation import Activation
+from hybridge_edge.arrays import NUMPY_TYPES
 from hybridge_edge.contract.handover import Handover
 from hybridge_edge.contract.report import ModelReport
 from hybridge_edge.contract.states import PackageState
@@ -167,17 +170,44 @@ def _alive(pid: int) -> bool:
     return True
 
 
-@pytest.fixture
-def server(short: Path, trust: TrustDocument) -> Iterator[Server]:
-    """A server that is not started yet; whatever is left of it is killed at the end."""
-    trust_file = short / "trust.json"
+def _server(folder: Path, trust: TrustDocument) -> Server:
+    trust_file = folder / "trust.json"
     trust_file.write_bytes(trust.to_bytes())
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("HYBRIDGE_", "AWS_"))},
-        "HYBRIDGE_RUNTIME_DIR": str(short / "run"),
+        "HYBRIDGE_RUNTIME_DIR": str(folder / "run"),
         "HYBRIDGE_TRUST": str(trust_file),
     }
-    one = Server(short / "store", short / "run", environment, ["--tcp", "127.0.0.1:0"])
+    return Server(folder / "store", folder / "run", environment, ["--tcp", "127.0.0.1:0"])
+
+
+@pytest.fixture
+def server(short: Path, trust: TrustDocument) -> Iterator[Server]:
+    """A server that is not started yet; whatever is left of it is killed at the end."""
+    one = _server(short, trust)
     yield one
     if one.process is not None and one.process.poll() is None:
         one.kill_tree()
+
+
+@pytest.fixture(scope="session")
+def echoes(kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running server that captures everything, with a model of every datatype that answers what it is asked, and
+    the model watch in versions 1.0.0 (factor 1) and 1.1.0 (factor 2, active). Tests leave it as they found it."""
+    folder = Path(tempfile.mkdtemp(prefix="hyb", dir="/tmp"))
+    one = _server(folder, kit.trust_of(kit.signer()))
+    one.arguments += ["--capture-share", "1", "--spool", str(folder / "spool")]
+    packages = tmp_path_factory.mktemp("echoes")
+    try:
+        for datatype in NUMPY_TYPES:
+            kit.activate(one.store, kit.build_echo(packages / datatype, datatype))
+        one.start()
+        for epoch, version in enumerate(("1.0.0", "1.1.0"), start=1):
+            built = kit.build(packages / version, version, float(epoch))
+            assert one.hand_over(built.handover(epoch))["state"] == "ACTIVE"
+        yield one
+        assert one.stop() == 0, one.said
+    finally:
+        if one.process is not None and one.process.poll() is None:
+            one.kill_tree()
+        shutil.rmtree(folder)

@@ -1,0 +1,459 @@
+"""What strangers can write in a request: S11 (it is refused in words, never an accident) and S12 (the words say nothing
+of the device), with a seeded mutator of requests through decoding, signature, engine and answer, and with hypothesis.
+
+HYBRIDGE_FUZZ_EXAMPLES and HYBRIDGE_FUZZ_SEED make it run longer, or again; tests/fuzz has the same for atheris.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import grpc
+import numpy
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybridge_edge import trust as trusting
+from hybridge_edge.arrays import NUMPY_TYPES
+from hybridge_edge.contract.errors import InvalidInput
+from hybridge_edge.contract.protos import open_inference_pb2 as messages
+from hybridge_edge.contract.tensors import MAX_ELEMENTS, TensorSpec
+from hybridge_edge.contract.trust_document import TrustDocument
+from hybridge_edge.engine import load
+from hybridge_edge.serving import codec, requests, responses, statuses, wire_format
+from hybridge_edge.serving.call import LOCAL, Call
+from hybridge_edge.serving.contents import TYPED
+from hybridge_edge.serving.gate import Gate
+from hybridge_edge.serving.protocol import Protocol
+from hybridge_edge.serving.residents import Resident
+from hybridge_edge.serving.service import Answer, Service
+
+EXAMPLES = int(os.environ.get("HYBRIDGE_FUZZ_EXAMPLES", "20000"))
+SEED = int(os.environ.get("HYBRIDGE_FUZZ_SEED", "20261125"))
+ROOT = str(Path(__file__).resolve().parents[3])
+ALLOWED = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
+
+
+def raw_request(model: str, array: numpy.ndarray, name: str = "x", **fields: object) -> messages.ModelInferRequest:
+    made = codec.encode_request(model, "", "", [(name, array)], True)
+    made.MergeFrom(messages.ModelInferRequest(**fields))
+    return made
+
+
+def typed_request(model: str, datatype: str, array: numpy.ndarray, name: str = "x") -> messages.ModelInferRequest:
+    made = messages.ModelInferRequest(model_name=model)
+    tensor = made.inputs.add(name=name, datatype=datatype, shape=array.shape)
+    getattr(tensor.contents, TYPED[datatype]).extend(array.ravel().tolist())
+    return made
+
+
+def refusal(message: bytes | messages.ModelInferRequest) -> str:
+    with pytest.raises(InvalidInput) as caught:
+        requests.decode(message if isinstance(message, bytes) else message.SerializeToString())
+    return str(caught.value)
+
+
+def fp32(shape: list[int], raw: bytes = b"", **tensor: object) -> messages.ModelInferRequest:
+    made = messages.ModelInferRequest(model_name="m", raw_input_contents=[raw])
+    made.inputs.add(**{"name": "x", "datatype": "FP32", "shape": shape, **tensor})
+    return made
+
+
+def many_inputs(count: int) -> messages.ModelInferRequest:
+    made = messages.ModelInferRequest(model_name="m")
+    for number in range(count):
+        made.inputs.add(name=str(number), datatype="FP32", shape=[0])
+    return made
+
+
+S11: dict[str, tuple[Callable[[], messages.ModelInferRequest], str]] = {
+    "fewer bytes than shape and type": (lambda: fp32([2, 2], b"x" * 15), "needs 16 bytes; 15 came"),
+    "more bytes than shape and type": (lambda: fp32([2, 2], b"x" * 17), "needs 16 bytes; 17 came"),
+    "bytes of another type": (lambda: fp32([2], b"x" * 8, datatype="FP64"), "needs 16 bytes; 8 came"),
+    "a negative dimension": (lambda: fp32([-1, 4], b"x" * 16), "impossible shape"),
+    "two negative dimensions": (lambda: fp32([-2, -2], b"x" * 16), "impossible shape"),
+    "the smallest dimension": (lambda: fp32([-(2**63)], b""), "impossible shape"),
+    "dimensions whose product is 0 in 64 bits": (lambda: fp32([2**32, 2**32], b""), "impossible shape"),
+    "dimensions whose product is 4 in 64 bits": (lambda: fp32([2**62 + 1, 4], b"x" * 16), "impossible shape"),
+    "overflow beside a 0": (lambda: fp32([0, 2**40, 2**40], b""), "impossible shape"),
+    "more than a tensor may hold": (lambda: fp32([MAX_ELEMENTS, 2], b""), "impossible shape"),
+    "nine dimensions": (lambda: fp32([1] * 9, b"x" * 4), "at most 8 dimensions"),
+    "raw and typed": (lambda: fp32([1], b"x" * 4, contents={"fp32_contents": [1.0]}), "raw and typed"),
+    "raw and empty typed": (lambda: fp32([1], b"x" * 4, contents={}), "raw and typed"),
+    "raw for one of two": (lambda: _second(fp32([1], b"x" * 4)), "2 inputs and 1 raw"),
+    "raw for nothing": (lambda: messages.ModelInferRequest(raw_input_contents=[b""]), "0 inputs and 1 raw"),
+    "an input twice": (lambda: _twice(fp32([1], b"x" * 4)), "stands twice"),
+    "100,000 inputs": (lambda: many_inputs(100_000), "at most 64"),
+    "100,000 outputs": (lambda: _outputs(100_000), "at most 64"),
+    "a BOOL that is neither": (lambda: fp32([2], b"\1\2", datatype="BOOL"), "a byte that is neither 0 nor 1"),
+    "no datatype": (lambda: fp32([1], b"x" * 4, datatype=""), "has the datatype ''"),
+    "a datatype of another spelling": (lambda: fp32([1], b"x" * 4, datatype="fp32"), "has the datatype 'fp32'"),
+    "BF16": (lambda: fp32([1], b"xx", datatype="BF16"), "numpy has no such type"),
+    "typed in another list": (lambda: _typed("FP32", [1], {"fp64_contents": [1.0]}), "Fill fp32_contents"),
+    "typed in two lists": (
+        lambda: _typed("FP32", [1], {"fp32_contents": [1.0], "int_contents": [1]}),
+        "Fill fp32_contents",
+    ),
+    "too few typed": (lambda: _typed("INT64", [2], {"int64_contents": [1]}), "needs 2 elements; 1 came"),
+    "typed out of range": (lambda: _typed("INT8", [1], {"int_contents": [128]}), "INT8 cannot hold"),
+    "typed out of range below": (lambda: _typed("INT16", [1], {"int_contents": [-40_000]}), "INT16 cannot hold"),
+    "typed out of range unsigned": (lambda: _typed("UINT8", [1], {"uint_contents": [256]}), "UINT8 cannot hold"),
+    "no contents at all": (lambda: _typed("FP32", [2], {}), "needs 2 elements; 0 came"),
+    "a long name": (lambda: fp32([2], b"", name="n" * 10_000), "Tensor '" + "n" * 80 + "' of"),
+}
+
+
+def _typed(datatype: str, shape: list[int], contents: dict) -> messages.ModelInferRequest:
+    made = messages.ModelInferRequest(model_name="m")
+    made.inputs.add(name="x", datatype=datatype, shape=shape, contents=contents)
+    return made
+
+
+def _second(made: messages.ModelInferRequest) -> messages.ModelInferRequest:
+    made.inputs.add(name="y", datatype="FP32", shape=[1])
+    return made
+
+
+def _twice(made: messages.ModelInferRequest) -> messages.ModelInferRequest:
+    made.inputs.append(made.inputs[0])
+    made.raw_input_contents.append(made.raw_input_contents[0])
+    return made
+
+
+def _outputs(count: int) -> messages.ModelInferRequest:
+    made = fp32([1], b"x" * 4)
+    for number in range(count):
+        made.outputs.add(name=str(number))
+    return made
+
+
+@pytest.mark.parametrize("case", S11)
+def test_s11_what_cannot_be_is_refused_in_words(case: str) -> None:
+    make, sentence = S11[case]
+    said = refusal(make())
+    assert sentence in said
+    assert len(said) < 500
+
+
+@pytest.mark.parametrize(
+    "message", [b"\xff" * 40, b"\x0a", b"\x0a\xff\xff\xff\xff\x0f", b"\x3a\x80", b"\x00\x00", b"\x1a\x02\xff\xfe"]
+)
+def test_s11_what_is_no_message_is_refused_in_words(message: bytes) -> None:
+    assert refusal(message) == "The request's bytes are no ModelInferRequest."
+
+
+def test_s11_not_a_number_and_infinity_are_numbers() -> None:
+    array = numpy.array([numpy.nan, numpy.inf, -numpy.inf], numpy.float32)
+    for made in (raw_request("m", array), typed_request("m", "FP32", array)):
+        found = requests.decode(made.SerializeToString()).inference.inputs["x"]
+        numpy.testing.assert_array_equal(found, array)
+
+
+@pytest.fixture(scope="module")
+def protocol(kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Protocol:
+    """The whole way of a request but for gRPC: two models, real engines."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    service = Service(Gate(1), lambda model, digest: None)
+    trust: TrustDocument = kit.trust_of(kit.signer())
+    for built in (kit.build(folder / "watch"), *(kit.build_echo(folder / kind, kind) for kind in NUMPY_TYPES)):
+        engine = load(trusting.open_package(built.folder, trust), 1)
+        service.residents.switch(Resident(built.manifest, built.digest, engine))
+    return Protocol(service, "0.1.0", lambda: True, None, lambda context: LOCAL, 1)
+
+
+def corpus(kit: ModuleType) -> list[messages.ModelInferRequest]:
+    """Good requests of every kind, to spoil."""
+    found = [raw_request("watch", kit.window(2), "window", id="an-id")]
+    for datatype in NUMPY_TYPES:
+        values = kit.echo_values(datatype)
+        found.append(raw_request(kit.echo_name(datatype), values))
+        if datatype in TYPED:
+            found.append(typed_request(kit.echo_name(datatype), datatype, values))
+    full = raw_request("watch", kit.window(), "window", model_version="1.0.0", outputs=[{"name": "scores"}])
+    full.parameters["timeout"].int64_param = 5_000_000
+    full.parameters["hybridge_capture"].bool_param = False
+    full.parameters["sequence_id"].uint64_param = 0
+    full.inputs[0].parameters["binary_data_size"].int64_param = 96
+    return [*found, full]
+
+
+NUMBERS = (0, 1, 2, 3, 4, 8, 127, 255, 2**16, 2**28, 2**31 - 1, 2**31, 2**32, 2**62, 2**63 - 1, -1, -2, -(2**63))
+WORDS = ("", "x", "window", "scores", "FP32", "BYTES", "BF16", "INT8", "\0", "é" * 50, "n" * 3000, "%s{0}", "1.0.0")
+
+
+def spoil_fields(made: messages.ModelInferRequest, rng: random.Random) -> None:
+    """Change some of what a request says, so that it is still a message."""
+    for _ in range(rng.randint(1, 3)):
+        tensor = rng.choice(made.inputs) if made.inputs else made.inputs.add()
+        kind = rng.randrange(12)
+        if kind == 0:
+            tensor.shape[:] = [rng.choice(NUMBERS) for _ in range(rng.randint(0, 10))]
+        elif kind == 1 and tensor.shape:
+            tensor.shape[rng.randrange(len(tensor.shape))] = rng.choice(NUMBERS)
+        elif kind == 2:
+            tensor.datatype = rng.choice((*NUMPY_TYPES, *WORDS))
+        elif kind == 3:
+            tensor.name = rng.choice(WORDS)
+        elif kind == 4:
+            made.raw_input_contents.append(rng.randbytes(rng.randint(0, 40)))
+        elif kind == 5 and made.raw_input_contents:
+            place = rng.randrange(len(made.raw_input_contents))
+            raw = bytearray(made.raw_input_contents[place])
+            spoil_bytes(raw, rng)
+            made.raw_input_contents[place] = bytes(raw)
+        elif kind == 6:
+            field = rng.choice(sorted(set(TYPED.values())))
+            values = {"bool_contents": [True], "bytes_contents": [rng.randbytes(5)]}.get(field, [rng.randint(0, 300)])
+            getattr(tensor.contents, field).extend(values * rng.randint(1, 5))
+        elif kind == 7:
+            made.outputs.add(name=rng.choice(WORDS))
+        elif kind == 8:
+            name = rng.choice((*WORDS, "timeout", "priority", "sequence_id", "hybridge_capture"))
+            parameter = made.parameters[name]
+            choice = rng.randrange(6)
+            if choice == 0:
+                parameter.int64_param = rng.choice(NUMBERS)
+            elif choice == 1:
+                parameter.string_param = rng.choice(WORDS)
+            elif choice == 2:
+                parameter.double_param = rng.choice((float("nan"), 1e308, -1.0))
+            elif choice == 3:
+                parameter.bool_param = bool(rng.getrandbits(1))
+            elif choice == 4:
+                parameter.uint64_param = 2**64 - 1
+        elif kind == 9:
+            made.model_name = rng.choice((*WORDS, "watch", "echo-bytes"))
+        elif kind == 10:
+            made.model_version = rng.choice(WORDS)
+        else:
+            made.id = rng.choice(WORDS)
+
+
+def spoil_bytes(data: bytearray, rng: random.Random) -> None:
+    for _ in range(rng.randint(1, 4)):
+        place = rng.randrange(len(data) + 1)
+        kind = rng.randrange(5)
+        if kind == 0 and data:
+            data[place % len(data)] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            data[place:place] = rng.randbytes(rng.randint(1, 6))
+        elif kind == 2:
+            del data[place : place + rng.randint(1, 8)]
+        elif kind == 3:
+            part = data[place : place + rng.randint(1, 60)]
+            data[rng.randrange(len(data) + 1) : 0] = part
+        else:
+            data[place : place + 4] = struct.pack("<I", rng.choice((0, 1, 0x7FFFFFFF, 0xFFFFFFFF, 2**16)))
+
+
+def spoiled(found: list[messages.ModelInferRequest], rng: random.Random) -> bytes:
+    made = messages.ModelInferRequest()
+    made.CopyFrom(rng.choice(found))
+    style = rng.randrange(4)
+    if style != 0:
+        spoil_fields(made, rng)
+    data = bytearray(made.SerializeToString())
+    if style in (0, 3):
+        spoil_bytes(data, rng)
+    return bytes(data)
+
+
+def outcome(protocol: Protocol, message: bytes) -> tuple[grpc.StatusCode, str]:
+    """What a caller is told, by the server's own code."""
+    try:
+        parts = protocol._answer(message, lambda own_s: Call(5.0))
+    except Exception as error:
+        return statuses.status(error)
+    messages.ModelInferResponse.FromString(b"".join(parts))
+    return grpc.StatusCode.OK, ""
+
+
+def leaks(text: str, sent: bytes) -> list[str]:
+    """What a text says of the device that its caller did not say first."""
+    secrets = ("Traceback", 'File "', ".py", "site-packages", ROOT, "/tmp", "hybridge_edge", platform.node())
+    found = [secret for secret in secrets if secret in text and secret.encode() not in sent]
+    return [*found, "/"] if "/" in text and b"/" not in sent else found
+
+
+def test_s12_the_search_finds_what_it_is_for() -> None:
+    """The positive control."""
+    for text in (f"{ROOT}/x", "Traceback (most recent call last)", f"at {platform.node()}", "a/b", "engine.py"):
+        assert leaks(text, b"nothing")
+    assert not leaks("Input 'a/b' is unknown.", b"a/b")
+
+
+def test_s11_s12_spoiled_requests_get_answers_or_words_and_no_word_of_the_device(
+    protocol: Protocol, kit: ModuleType
+) -> None:
+    rng, found = random.Random(SEED), corpus(kit)
+    for good in found:
+        assert outcome(protocol, good.SerializeToString()) == (grpc.StatusCode.OK, "")
+    codes: dict[grpc.StatusCode, int] = {}
+    sentences = set()
+    for number in range(EXAMPLES):
+        message = spoiled(found, rng)
+        code, text = outcome(protocol, message)
+        codes[code] = codes.get(code, 0) + 1
+        sentences.add(text[:12])
+        where = f"example {number} of seed {SEED}: {message.hex()}: {text}"
+        assert code in ALLOWED or code is grpc.StatusCode.OK, where
+        assert not leaks(text, message), where
+        assert len(text) <= statuses.MAX_TEXT, where
+    # The mutator reaches deep: good requests, unknown models, and many different mistakes are among them.
+    assert min(codes[code] for code in (*ALLOWED, grpc.StatusCode.OK)) > EXAMPLES // 100, codes
+    assert len(sentences) > 15, sentences
+
+
+def test_an_accident_would_be_seen_by_the_same_search(protocol: Protocol, kit: ModuleType) -> None:
+    """The positive control: an engine that fails is INTERNAL, which the run above does not allow."""
+    message = raw_request("watch", kit.window(), "window").SerializeToString()
+    resident = protocol._service.residents.find("watch", "")
+    engine, resident.engine = resident.engine, None  # type: ignore[assignment]
+    try:
+        code, text = outcome(protocol, message)
+    finally:
+        resident.engine = engine
+    assert code not in ALLOWED
+    assert not leaks(text, message)
+
+
+def decoded(decode: Callable[[bytes], requests.Request], message: bytes) -> tuple[object, ...]:
+    try:
+        found = decode(message)
+    except InvalidInput as error:
+        return (str(error),)
+    one = found.inference
+    arrays = tuple((name, a.dtype.str, a.shape, a.tolist().__repr__()) for name, a in one.inputs.items())
+    return found.id, found.raw, found.timeout_s, one.model, one.version, one.outputs, one.capture, one.sample_id, arrays
+
+
+def test_a_request_that_follows_a_plan_is_read_as_one_that_is_read_whole(kit: ModuleType) -> None:
+    rng, found = random.Random(SEED + 1), corpus(kit)
+    planned = 0
+    requests._plans.clear()
+    for number in range(EXAMPLES // 8):
+        message = spoiled(found, rng) if number % 2 else rng.choice(found).SerializeToString()
+        parts = wire_format.take_apart(message, 3, 7)
+        planned += parts is not None and parts[0] in requests._plans
+        whole = decoded(lambda data: requests._whole(data)[0], message)
+        for _ in range(2):  # the second time there is a plan, if there ever is
+            assert decoded(requests.decode, message) == whole, f"example {number} of seed {SEED}: {message.hex()}"
+        assert len(requests._plans) <= requests.MAX_PLANS
+    assert planned > EXAMPLES // 40
+
+
+FOUND = ["0a016d1a07070707f8010001220d0a0774696d656f7574120210012a0d0a0178120442 4f4f4c1a0201023a020078"]
+"""What atheris found (tests/fuzz): an id that is no text, in a request whose tensor is no BOOL either."""
+
+
+@pytest.mark.parametrize("found", FOUND)
+def test_what_fuzzing_found_stays_found(found: str) -> None:
+    message = bytes.fromhex(found)
+    good = message[:-2] + b"\0\1"
+    requests.decode(good.replace(b"\xf8", b"x"))
+    assert decoded(requests.decode, message) == decoded(lambda data: requests._whole(data)[0], message)
+
+
+def test_plans_and_beginnings_are_bounded() -> None:
+    for number in range(3 * requests.MAX_PLANS):
+        requests.decode(raw_request("m", numpy.zeros(2, numpy.float32), str(number)).SerializeToString())
+        spec = TensorSpec(f"y{number}", "FP32", (-1,))
+        answer = Answer("m", "1", "d", "s", "p", ((spec, numpy.zeros(1, numpy.float32)),), 0, 0, 0, 0)
+        responses.encode(answer, "", raw=True, decode_us=0)
+    assert 0 < len(requests._plans) <= requests.MAX_PLANS
+    assert 0 < len(responses._beginnings) <= responses.MAX_KEPT
+    requests._plans.clear()
+    requests.decode(raw_request("m", numpy.zeros(2, numpy.float32), "n" * 5000).SerializeToString())
+    assert not requests._plans
+
+
+ARRAYS = st.sampled_from(sorted(NUMPY_TYPES)).flatmap(
+    lambda kind: st.lists(st.integers(0, 4), min_size=1, max_size=4).flatmap(
+        lambda shape: st.integers(0, 2**32 - 1).map(lambda seed: _random_array(kind, tuple(shape), seed))
+    )
+)
+
+
+def _random_array(datatype: str, shape: tuple[int, ...], seed: int) -> tuple[str, numpy.ndarray]:
+    rng = random.Random(seed)
+    if datatype == "BYTES":
+        array = numpy.empty(shape, object)
+        for place in numpy.ndindex(shape):
+            array[place] = rng.randbytes(rng.choice((0, 1, 5, 200)))
+        return datatype, array
+    dtype = NUMPY_TYPES[datatype]
+    size = int(numpy.prod(shape)) * dtype.itemsize
+    data = bytes(byte & 1 for byte in rng.randbytes(size)) if datatype == "BOOL" else rng.randbytes(size)
+    return datatype, numpy.ndarray(shape, dtype, data)
+
+
+@settings(max_examples=100, derandomize=True, deadline=None)
+@given(ARRAYS, st.text(max_size=20), st.text(min_size=1, max_size=20))
+def test_every_array_goes_there_and_back(made: tuple[str, numpy.ndarray], name: str, tensor: str) -> None:
+    datatype, array = made
+    request = codec.encode_request("m", "1", name, [(tensor, array)], False)
+    assert request.inputs[0].datatype == datatype
+    for _ in range(2):
+        read = requests.decode(request.SerializeToString())
+        found = read.inference.inputs[tensor]
+        assert (found.dtype, found.shape, codec.to_raw(found)) == (array.dtype, array.shape, codec.to_raw(array))
+        assert (read.id, read.raw, read.inference.capture) == (name, True, False)
+    spec = TensorSpec(tensor, datatype, tuple(size or 1 for size in array.shape))
+    answer = Answer("m", "1", f"sha256:{datatype}", "sample", "CPU", ((spec, array),), 1, 300, 70_000, -5, "odd", 2)
+    for raw in (True, False):
+        message = messages.ModelInferResponse.FromString(b"".join(responses.encode(answer, name, raw=raw, decode_us=3)))
+        back = codec.decode_response(message)[tensor]
+        assert (back.dtype, back.shape) == (array.dtype, array.shape)
+        assert codec.to_raw(back) == codec.to_raw(array) or (not raw and array.dtype.kind == "f")
+        numpy.testing.assert_array_equal(back, array)
+        assert (message.id, message.model_name, message.model_version) == (name or "sample", "m", "1")
+        said = {key: value for key, value in message.parameters.items() if key.endswith("_us")}
+        assert {key: value.int64_param for key, value in said.items()} == {
+            "queue_us": 1, "copy_us": 5, "features_us": 300, "infer_us": 70_000, "total_us": 0,
+        }  # fmt: skip
+        assert message.parameters["guard"].string_param == "odd"
+        assert message.parameters["sample_id"].string_param == "sample"
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_at_all_are_read_or_refused(data: bytes) -> None:
+    assert decoded(requests.decode, data) == decoded(lambda message: requests._whole(message)[0], data)
+
+
+@settings(max_examples=100, derandomize=True, deadline=None)
+@given(st.integers(0, 2**64 - 1), st.binary(max_size=300))
+def test_the_wire_format_is_protobufs(number: int, content: bytes) -> None:
+    read = messages.StatisticDuration.FromString(b"\x08" + wire_format.varint(number))
+    assert read.count == number
+    raw = wire_format.field(7, content)
+    made = messages.ModelInferRequest(raw_input_contents=[content], id="i", model_name="m")
+    assert messages.ModelInferRequest.FromString(raw).raw_input_contents[0] == content
+    assert wire_format.take_apart(made.SerializeToString(), 3, 7) == (b"\x0a\x01m", b"i", [content])
+
+
+def cut_messages() -> Iterator[bytes]:
+    whole = messages.ModelInferRequest(model_name="m", id="i", raw_input_contents=[b"x" * 200]).SerializeToString()
+    for end in range(1, len(whole)):
+        yield whole[:end]
+
+
+def test_a_message_that_is_cut_off_is_never_taken_apart_wrongly() -> None:
+    for message in cut_messages():
+        parts = wire_format.take_apart(message, 3, 7)
+        try:
+            read: Any = messages.ModelInferRequest.FromString(message)
+        except DecodeError:
+            assert parts is None
+            continue
+        assert parts is not None
+        assert (parts[1].decode(), parts[2]) == (read.id, list(read.raw_input_contents))
