@@ -4,7 +4,7 @@
     try/fuzz/bin/python tests/fuzz/requests.py try/corpus -max_total_time=300 -max_len=4096
 
 It holds ``decode`` to two promises: whatever comes, it is read or refused as InvalidInput; and what is read by a plan
-is what is read whole (tests/edge/serving/test_requests.py has the same two for a seeded mutator). Anything else ends
+is what is read whole (tests/edge/serving/test_fuzz.py has the same two for a seeded mutator). Anything else ends
 the run with the input in a file of its own.
 """
 

@@ -151,12 +151,7 @@ class Activation:
             _LOG.error("%s %s is not put back: %s", model, digest[:19], error)
 
     def load(self, model: str, timeout_s: float = ANSWER_WITHIN_S) -> None:
-        """Have a model's active package, which was unloaded, answer again; where it answers, nothing is done.
-
-        Raises:
-            ModelNotFound: no package of it is active on record. PackageRefused: it cannot be loaded. Unavailable: it is
-            not done after ``timeout_s`` seconds, and goes on.
-        """
+        """An unloaded model's active package answers again. Raises ModelNotFound, PackageRefused or Unavailable."""
         try:
             self._thread.submit(self._load_again, model).result(timeout_s)
         except FutureTimeout:
@@ -357,14 +352,11 @@ class Activation:
         return True
 
     def _load_again(self, model: str) -> None:
-        active = self._store.record(model).active
-        if active is None:
+        record = self._store.record(model)
+        if record.active is None:
             raise ModelNotFound(f"No package of {model[:64]!r} is active on this device.", "Deploy one.")
-        if self._residents.active(model) is not None:
-            return
-        package = self._store.open(active.digest, self._trust())
-        trusted = self._store.record(model).trusted
-        self._residents.switch(self._proven_resident(package, trusted=trusted, at="restore.loading"))
+        if self._residents.active(model) is None and not self._restored(record, record.active):
+            raise PackageRefused(f"{model} cannot be loaded again.", "The server's log says why.", step="load")
         self._changed()
 
     def _decline(self, record: ModelRecord, handover: Handover, decision: Decision) -> HandoverAnswer:

@@ -100,7 +100,8 @@ def from_raw(wanted: Layout, raw: bytes) -> Array:
         raise InvalidInput(
             f"Tensor {wanted.name!r} of BOOL has a byte that is neither 0 nor 1.", "Send 0 or 1 for each."
         )
-    return numpy.ndarray(wanted.shape, wanted.dtype, raw)
+    array: Array = numpy.ndarray(wanted.shape, wanted.dtype, raw)
+    return array
 
 
 def from_typed(wanted: Layout, contents: Any) -> Array:

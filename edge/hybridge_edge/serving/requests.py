@@ -3,7 +3,7 @@
 Callers ask the same of the same model again and again: of two such requests only the id and the tensors' bytes differ.
 So a request that was read whole and found good leaves a plan behind, filed under the bytes of everything else in it.
 A request with the same bytes is taken apart at its seams, and only its id and the lengths of its tensors are left to
-check. What has no plan is read whole. tests/edge/serving/test_requests.py holds the two ways to the same result.
+check. What has no plan is read whole. tests/edge/serving/test_fuzz.py holds the two ways to the same result.
 """
 
 from __future__ import annotations
