@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from hybridge_edge.contract.errors import PackageRefused
+from hybridge_edge.contract.manifest import Manifest, Variant
 from hybridge_edge.package import Package
 
 Array = NDArray[Any]
@@ -25,6 +26,26 @@ class EngineResult:
     infer_us: int
 
 
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """The newest files that the installed runtime reads: IR version, and opset of the standard operators."""
+
+    ir_version: int
+    opset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The variant that this device runs, and on which of its providers, in order of preference."""
+
+    variant: Variant
+    providers: tuple[str, ...]
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.providers == ("CPUExecutionProvider",)
+
+
 class Engine(Protocol):
     """A loaded package. ``run`` may be called from several threads at once; ``close`` once, after the last run."""
 
@@ -39,6 +60,37 @@ class Engine(Protocol):
         ...
 
 
+def runtime_version() -> str:
+    """The runtime's name and version: what an examination of a package holds for."""
+    from hybridge_edge.engines import onnx
+
+    return f"onnxruntime {onnx.installed_version()}"
+
+
+def readable() -> Readable:
+    """What the installed runtime reads, asked of itself once."""
+    from hybridge_edge.engines import onnx
+
+    return onnx.readable()
+
+
+def choose(manifest: Manifest) -> Choice:
+    """The first variant of a package that this machine can run. Raises PackageRefused, step load."""
+    from hybridge_edge.engines import onnx
+
+    available = onnx.available_providers()
+    for variant in manifest.variants:
+        providers = tuple(provider for provider in variant.providers if provider in available)
+        if providers:
+            return Choice(variant, providers)
+    wanted = ", ".join(sorted({name for variant in manifest.variants for name in variant.providers}))
+    raise PackageRefused(
+        f"No variant of {manifest.name} runs here: it needs {wanted}, this device has {', '.join(available)}.",
+        "Compile a variant for this device.",
+        step="load",
+    )
+
+
 def load(package: Package, threads: int) -> Engine:
     """Load the first variant of the package that this machine can run.
 
@@ -50,14 +102,5 @@ def load(package: Package, threads: int) -> Engine:
     """
     from hybridge_edge.engines import onnx
 
-    available = onnx.available_providers()
-    for variant in package.manifest.variants:
-        providers = tuple(provider for provider in variant.providers if provider in available)
-        if providers:
-            return onnx.OnnxEngine(package, variant, providers, threads)
-    wanted = ", ".join(sorted({name for variant in package.manifest.variants for name in variant.providers}))
-    raise PackageRefused(
-        f"No variant of {package.manifest.name} runs here: it needs {wanted}, this device has {', '.join(available)}.",
-        "Compile a variant for this device.",
-        step="load",
-    )
+    choice = choose(package.manifest)
+    return onnx.OnnxEngine(package, choice.variant, choice.providers, threads)

@@ -15,6 +15,8 @@ from threading import Thread
 
 from hybridge_edge import engine, runtime, trust
 from hybridge_edge.admission.activation import Activation
+from hybridge_edge.admission.factory import Factory
+from hybridge_edge.admission.trial import try_in_child
 from hybridge_edge.contract.errors import HybridgeError
 from hybridge_edge.lines import LineServer
 from hybridge_edge.management import Facts, Management
@@ -62,7 +64,14 @@ def serve(settings: ServeSettings) -> None:
     service = Service(gate, lambda model, digest: activation.proven(model, digest), settings.live_share)
     store = Store(settings.store)
     activation = Activation(
-        store, service, trust.read_trust, lambda package: engine.load(package, settings.threads), lambda: changed()
+        store,
+        service,
+        trust.read_trust,
+        lambda package: engine.load(package, settings.threads),
+        lambda: changed(),
+        trial=lambda package, stop: try_in_child(package, settings.threads, stop),
+        factory=Factory(settings.factory),
+        memory_megabytes=settings.memory_megabytes,
     )
     reporter = _reporter(settings, service, store, version)
     changed: Callable[[], None] = reporter.changed if reporter is not None else lambda: None
@@ -98,9 +107,7 @@ def serve(settings: ServeSettings) -> None:
 
 def _ready(store: Store, service: Service) -> bool:
     """Every model that should be active answers."""
-    return all(
-        service.residents.active(record.model) for record in store.records().values() if record.active is not None
-    )
+    return all(service.residents.active(record.model) for record in store.records().values() if record.should_answer)
 
 
 def _start_capture(service: Service, settings: ServeSettings) -> None:
