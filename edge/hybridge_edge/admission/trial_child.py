@@ -21,6 +21,7 @@ _NICER = 10
 """The server's requests go first."""
 _FIRST_TO_DIE = "1000"
 """Where memory ends, the kernel should choose the child."""
+_SMALLER = "Make a smaller model."
 _NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "MemoryError", "bad allocation")
 
 
@@ -29,7 +30,7 @@ def main() -> int:
     report = os.dup(1)
     os.dup2(2, 1)  # whatever the runtime prints is no part of the report
     task = json.loads(sys.argv[1])
-    not_enforced = _give_up(task["cpu_seconds"])
+    not_enforced = give_up(task["cpu_seconds"])
     fields = _try(task, not_enforced)
     line = json.dumps({**fields, "not_enforced": not_enforced}).encode() + b"\n"
     while line:
@@ -39,7 +40,7 @@ def main() -> int:
     os._exit(0)  # a runtime that fails while it is torn down has no say in it
 
 
-def _give_up(cpu_seconds: int) -> list[str]:
+def give_up(cpu_seconds: int) -> list[str]:
     """Everything but memory, before anything heavy is loaded; returns what could not be given up."""
     import ctypes
 
@@ -53,12 +54,13 @@ def _give_up(cpu_seconds: int) -> list[str]:
     for name, call in calls:
         if call() != 0:
             failed.append(f"{name} ({os.strerror(ctypes.get_errno())})")
-    for name, kind, limit in (
-        ("no core files", resource.RLIMIT_CORE, 0),
-        ("no files written", resource.RLIMIT_FSIZE, 0),
-        ("limited processor time", resource.RLIMIT_CPU, cpu_seconds),
+    for name, kind, soft, hard in (
+        ("no core files", resource.RLIMIT_CORE, 0, 0),
+        ("no files written", resource.RLIMIT_FSIZE, 0, 0),
+        # At the soft limit comes SIGXCPU, which names the cause; at the hard one SIGKILL, which does not.
+        ("limited processor time", resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1),
     ):
-        _limit(name, kind, limit, failed)
+        _limit(name, kind, soft, hard, failed)
     try:
         os.nice(_NICER)
         with open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123  pathlib is not imported yet
@@ -68,9 +70,9 @@ def _give_up(cpu_seconds: int) -> list[str]:
     return failed
 
 
-def _limit(name: str, kind: int, limit: int, failed: list[str]) -> None:
+def _limit(name: str, kind: int, soft: int, hard: int, failed: list[str]) -> None:
     try:
-        resource.setrlimit(kind, (limit, limit))
+        resource.setrlimit(kind, (soft, hard))
     except (OSError, ValueError) as error:
         failed.append(f"{name} ({error})")
 
@@ -98,16 +100,17 @@ def _try(task: dict[str, object], not_enforced: list[str]) -> dict[str, object]:
         before = _kib("VmRSS")
         memory = int(str(task["memory_bytes"]))
         if memory:
-            _limit("limited memory", resource.RLIMIT_AS, _kib("VmSize") * 1024 + memory, not_enforced)
+            limit = _kib("VmSize") * 1024 + memory
+            _limit("limited memory", resource.RLIMIT_AS, limit, limit, not_enforced)
         else:
             not_enforced.append("limited memory (this provider reserves address space)")
         check_golden(package, engine.load(package, int(str(task["threads"]))))
     except MemoryError:
-        step, reason = "trial", "It needs more memory than it is allowed."
+        step, reason, remedy = "trial", "It needs more memory than it is allowed.", _SMALLER
     except PackageRefused as error:
         step, reason, remedy = error.step, error.message, error.remedy
         if any(text in reason for text in _NO_MEMORY):
-            step, reason = "trial", f"It needs more memory than it is allowed: {reason}"
+            step, reason, remedy = "trial", f"It needs more memory than it is allowed: {reason}", _SMALLER
     except HybridgeError as error:
         step, reason, remedy = "load", error.message, error.remedy
     return {
