@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from pathlib import Path
 from hybridge_edge.contract.errors import SpoolFull
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -77,6 +79,11 @@ def write(path: Path, data: bytes, mode: int = 0o600) -> None:
             raise SpoolFull(f"The disk is full: {path.name} was not written.", "Make room on the device.") from None
         raise
     sync_folder(path.parent)
+
+
+def unfinished(folder: Path) -> tuple[Path, ...]:
+    """Files of ``write`` that a crash left in ``folder``; nobody may be writing there."""
+    return tuple(sorted(path for path in folder.iterdir() if _UNFINISHED.fullmatch(path.name) and path.is_file()))
 
 
 def create(path: Path, pieces: Iterable[bytes], mode: int = 0o600) -> None:

@@ -49,8 +49,14 @@ class Store:
         for path in (folder, self._packages, folder / trials.FOLDER):
             private.folder(path, "the store's folder")
         private.file(self._ledger_file, "the store's ledger")
+        with suppress(OSError):  # of a parent that may not be read, or a file system without fsync of folders
+            durable.sync_folder(folder)
+            durable.sync_folder(folder.parent)
         for leftover in sorted(self._packages.glob(f"{_INCOMING}*")):
             durable.remove_tree(leftover)
+            failpoint.reach("store.leftover-removed")
+        for unfinished in durable.unfinished(folder):
+            durable.remove(unfinished)
             failpoint.reach("store.leftover-removed")
         self._records = self._read_ledger()
 
