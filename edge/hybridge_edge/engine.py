@@ -10,13 +10,14 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from hybridge_edge.contract.errors import PackageRefused
-from hybridge_edge.contract.manifest import Variant
+from hybridge_edge.contract.manifest import Manifest, Variant
 from hybridge_edge.package import Package
 from hybridge_edge.targets.target import Target
 
 _LOG = logging.getLogger(__name__)
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
+CPU = "CPUExecutionProvider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,26 @@ class Stop:
             self._end()
 
 
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """The newest files that the installed runtime reads: IR version, and opset of the standard operators."""
+
+    ir_version: int
+    opset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The variant that this device tries first, and on which provider."""
+
+    variant: Variant
+    provider: str
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.provider == CPU
+
+
 class Engine(Protocol):
     """A loaded package. ``run`` may be called from several threads at once; ``close`` once, after the last run.
 
@@ -76,6 +97,31 @@ class Engine(Protocol):
 
 class ProviderFailed(PackageRefused):
     """An execution provider of the installed runtime could not take a graph; another one may."""
+
+
+def runtime_version() -> str:
+    """The runtime's name and version: what an examination of a package holds for."""
+    from hybridge_edge.engines import onnx
+
+    return f"onnxruntime {onnx.installed_version()}"
+
+
+def readable() -> Readable:
+    """What the installed runtime reads, asked of itself once."""
+    from hybridge_edge.engines import onnx
+
+    return onnx.readable()
+
+
+def choose(manifest: Manifest, target: Target | None = None) -> Choice:
+    """What ``load`` would try first of what is there. Raises PackageRefused, step load, where nothing is."""
+    from hybridge_edge.engines import onnx
+
+    available = onnx.available_providers()
+    for variant, provider in _places(manifest.variants, target, available):
+        if provider in available:
+            return Choice(variant, provider)
+    raise _nothing_fits(manifest, target, available)
 
 
 def load(package: Package, threads: int, target: Target | None = None) -> Engine:
@@ -112,10 +158,14 @@ def load(package: Package, threads: int, target: Target | None = None) -> Engine
         return engine
     if failed:
         raise PackageRefused(" ".join(dict.fromkeys(failed)), "See hybridge-edge doctor.", step="load")
-    wanted = ", ".join(sorted({name for variant in package.manifest.variants for name in variant.providers}))
+    raise _nothing_fits(package.manifest, target, available)
+
+
+def _nothing_fits(manifest: Manifest, target: Target | None, available: Sequence[str]) -> PackageRefused:
+    wanted = ", ".join(sorted({name for variant in manifest.variants for name in variant.providers}))
     has = f"the target {target.name} has {', '.join(target.providers)}" if target else f"it has {', '.join(available)}"
-    raise PackageRefused(
-        f"No variant of {package.manifest.name} runs on this device: it needs {wanted}, {has}.",
+    return PackageRefused(
+        f"No variant of {manifest.name} runs on this device: it needs {wanted}, {has}.",
         "Compile a variant for this device.",
         step="load",
     )

@@ -11,17 +11,21 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Thread
 
 from hybridge_edge import engine, runtime, trust, vitals
 from hybridge_edge.admission.activation import Activation
-from hybridge_edge.contract.errors import HybridgeError
+from hybridge_edge.admission.factory import Factory
+from hybridge_edge.admission.trial import try_in_child
+from hybridge_edge.contract.errors import HybridgeError, Unavailable
 from hybridge_edge.lines import LineServer
 from hybridge_edge.management import Facts, Management
 from hybridge_edge.observe import logs, observer
 from hybridge_edge.reporting import Reporter, Snapshot
 from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.repository import Repository
+from hybridge_edge.serving.residents import Resident
 from hybridge_edge.serving.server import InferenceServer, quiet_grpc
 from hybridge_edge.serving.service import Service
 from hybridge_edge.serving.standing import durations, standing, under_evaluation
@@ -81,12 +85,20 @@ def serve(settings: ServeSettings) -> int:
     life.start()
     watchdog = Watchdog(
         settings.run_seconds,
-        lambda resident, reason: activation.quarantine(resident.manifest.name, resident.digest, reason),
+        lambda resident, reason: _quarantine(activation, resident, reason),
         lambda resident: vitals.end_now(f"A run of {resident.manifest.name} {resident.manifest.version} hangs."),
     )
     service = Service(gate, lambda model, digest: activation.proven(model, digest), settings.live_share, watchdog)
     activation = Activation(
-        store, service, trust.read_trust, lambda package: engine.load(package, threads, target), lambda: changed()
+        store,
+        service,
+        trust.read_trust,
+        lambda package: engine.load(package, threads, target),
+        lambda: changed(),
+        trial=lambda package, stop: try_in_child(package, threads, stop, target=target.name),
+        choice=lambda manifest: engine.choose(manifest, target),
+        factory=Factory(settings.factory),
+        memory_megabytes=settings.memory_megabytes,
     )
     reporter = _reporter(settings, service, store, version)
     changed: Callable[[], None] = reporter.changed if reporter is not None else lambda: None
@@ -130,11 +142,15 @@ def serve(settings: ServeSettings) -> int:
     return vitals.MEMORY_EXIT if ended_for else 0
 
 
+def _quarantine(activation: Activation, resident: Resident, reason: str) -> None:
+    """Without waiting for it: the watchdog has other runs to look at."""
+    with suppress(Unavailable, RuntimeError):  # under way; or the server stops
+        activation.quarantine(resident.manifest.name, resident.digest, reason, timeout_s=0)
+
+
 def _ready(store: Store, service: Service) -> bool:
     """Every model that should be active answers."""
-    return all(
-        service.residents.active(record.model) for record in store.records().values() if record.active is not None
-    )
+    return all(service.residents.active(record.model) for record in store.records().values() if record.should_answer)
 
 
 def _start_capture(service: Service, settings: ServeSettings) -> None:

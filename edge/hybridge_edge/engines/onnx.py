@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from time import perf_counter_ns
 from typing import Any
 
@@ -13,7 +13,7 @@ import onnxruntime
 from hybridge_edge.contract.errors import PackageRefused
 from hybridge_edge.contract.manifest import Variant
 from hybridge_edge.contract.tensors import BYTES, TensorSpec
-from hybridge_edge.engine import Array, Arrays, EngineResult, ProviderFailed, Stop
+from hybridge_edge.engine import Array, Arrays, EngineResult, ProviderFailed, Readable, Stop
 from hybridge_edge.package import Package
 
 _TYPES = {
@@ -32,12 +32,51 @@ _TYPES = {
     "tensor(string)": BYTES,
 }
 _COMPILE_AGAIN = "Compile the package again."
-_ERRORS_ONLY = 3
+_ERRORS_ONLY, _FATAL_ONLY = 3, 4
+OLDEST_IR_VERSION, OLDEST_OPSET = 8, 17
+"""Every ONNX Runtime that the edge's dependencies allow reads these."""
+MAX_STEPS = 40
 
 
 def available_providers() -> tuple[str, ...]:
     """Execution providers of the installed ONNX Runtime."""
     return tuple(onnxruntime.get_available_providers())
+
+
+def installed_version() -> str:
+    """Of ONNX Runtime."""
+    return str(onnxruntime.__version__)
+
+
+@cache
+def readable() -> Readable:
+    """The newest IR version and opset that the installed runtime reads, found by having it read graphs of one node.
+
+    No table of ours could know the runtime that a device brings. A session of one node takes half a millisecond.
+    """
+    ir_version = _newest(OLDEST_IR_VERSION, lambda number: _identity(number, OLDEST_OPSET))
+    return Readable(ir_version, _newest(OLDEST_OPSET, lambda number: _identity(ir_version, number)))
+
+
+def _newest(number: int, make: Callable[[int], bytes]) -> int:
+    """The last of the numbers in a row whose file is read."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    options.intra_op_num_threads = 1
+    for candidate in range(number, number + MAX_STEPS):
+        try:
+            onnxruntime.InferenceSession(make(candidate), options, providers=["CPUExecutionProvider"])
+        except Exception:  # onnxruntime raises a dozen classes with no common root of its own
+            break
+        number = candidate
+    return number
+
+
+def _identity(ir_version: int, opset: int) -> bytes:
+    """An ONNX file, a -> Identity -> b, FP32 of shape [1], both versions below 128 (onnx.proto, wire format)."""
+    value = "0a0161120a0a08080112040a020801"
+    graph = bytes.fromhex(f"0a100a016112016222084964656e746974791201675a0f{value}620f{value.replace('61', '62', 1)}")
+    return bytes([0x08, ir_version, 0x3A, len(graph)]) + graph + bytes([0x42, 4, 0x0A, 0, 0x10, opset])
 
 
 class OnnxEngine:

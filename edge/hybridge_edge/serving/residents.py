@@ -126,6 +126,19 @@ class Residents:
         if not kept:
             self._retire(resident)
 
+    def let_go(self, model: str) -> None:
+        """The version before is no longer kept in memory."""
+        with self._lock:
+            standby = self._standby.pop(model, None)
+        if standby is not None:
+            self._retire(standby)
+
+    def loaded(self) -> tuple[Resident, ...]:
+        """Every model in memory, each active one before its standby."""
+        with self._lock:
+            pairs = ((active, self._standby.get(name)) for name, active in self._active.items())
+            return tuple(one for pair in pairs for one in pair if one is not None)
+
     def unload(self, model: str) -> None:
         """The model answers no more, in no version."""
         with self._lock:
