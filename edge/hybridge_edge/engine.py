@@ -124,7 +124,7 @@ def choose(manifest: Manifest, target: Target | None = None) -> Choice:
     raise _nothing_fits(manifest, target, available)
 
 
-def load(package: Package, threads: int, target: Target | None = None) -> Engine:
+def load(package: Package, threads: int, target: Target | None = None, without: str = "") -> Engine:
     """Load the variant of the package that suits this device best.
 
     Each (provider, variant) that fits is tried, the target's best provider first. One that is tried and fails, or that
@@ -132,7 +132,7 @@ def load(package: Package, threads: int, target: Target | None = None) -> Engine
 
     Args:
         threads: intra-op threads a run may use. target: the kind of device; None takes what the runtime offers, in the
-            package's own order.
+            package's own order. without: a provider that failed here while it served, and is not tried.
 
     Raises:
         PackageRefused: no variant fits, a graph cannot be loaded, or its signature is not the manifest's (step load).
@@ -142,6 +142,8 @@ def load(package: Package, threads: int, target: Target | None = None) -> Engine
     available = onnx.available_providers()
     failed: list[str] = []
     for variant, provider in _places(package.manifest.variants, target, available):
+        if provider == without:
+            continue
         if provider not in available:
             failed.append(f"This device's ONNX Runtime has no {provider}.")
             continue

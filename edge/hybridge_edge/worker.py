@@ -88,12 +88,18 @@ def serve(settings: ServeSettings) -> int:
         lambda resident, reason: _quarantine(activation, resident, reason),
         lambda resident: vitals.end_now(f"A run of {resident.manifest.name} {resident.manifest.version} hangs."),
     )
-    service = Service(gate, lambda model, digest: activation.proven(model, digest), settings.live_share, watchdog)
+
+    def broken(resident: Resident, reason: str) -> None:
+        activation.fall_back(resident.manifest.name, resident.digest, reason)
+
+    service = Service(
+        gate, lambda model, digest: activation.proven(model, digest), settings.live_share, watchdog, broken
+    )
     activation = Activation(
         store,
         service,
         trust.read_trust,
-        lambda package: engine.load(package, threads, target),
+        lambda package, without: engine.load(package, threads, target, without),
         lambda: changed(),
         trial=lambda package, stop: try_in_child(package, threads, stop, target=target.name),
         choice=lambda manifest: engine.choose(manifest, target),

@@ -61,7 +61,8 @@ class Activation:
     """Obeys hand-overs.
 
     Args:
-        trust: reads the trust file; called at each activation. load: makes an engine of a verified package.
+        trust: reads the trust file; called at each activation. load: makes an engine of a verified package, on
+            anything but the provider that its second argument names, which may be "".
         changed: called after every change of state, from the activating thread; must not block.
         trial: tries a package before it is loaded here. choice: which variant runs here, and on what.
         factory: what to fall back on in the end.
@@ -73,7 +74,7 @@ class Activation:
         store: Store,
         service: Service,
         trust: Callable[[], TrustDocument],
-        load: Callable[[Package], Engine],
+        load: Callable[[Package, str], Engine],
         changed: Callable[[], None],
         *,
         trial: Trial = lambda package, stop: try_in_child(package, 1, stop),
@@ -159,6 +160,28 @@ class Activation:
             return self._thread.submit(self._quarantine, model, digest, reason).result(timeout_s)
         except FutureTimeout:
             raise Unavailable(f"The quarantine of {model} is still under way.", "See hybridge-edge status.") from None
+
+    def fall_back(self, model: str, digest: str, reason: str) -> None:
+        """What the package runs on failed while it served: run it on what else it can, or else quarantine it.
+
+        Waits for nothing. The version stays what it is; that it runs elsewhere is said as ``degraded``.
+        """
+        with suppress(RuntimeError):  # closed meanwhile
+            self._thread.submit(self._fall_back, model, digest, reason)
+
+    def _fall_back(self, model: str, digest: str, reason: str) -> None:
+        resident = self._residents.active(model)
+        if resident is None or resident.digest != digest:
+            return
+        try:
+            fresh = self._steps.elsewhere(resident, reason)
+        except (HybridgeError, OSError) as error:
+            _LOG.error("%s %s runs nowhere else: %s", model, resident.manifest.version, error)
+            self._quarantine(model, digest, reason)
+            return
+        self._residents.replace(resident, fresh)
+        _LOG.error("%s %s runs on %s now: %s", model, resident.manifest.version, fresh.engine.provider, reason)
+        self._changed()
 
     def load(self, model: str, timeout_s: float = ANSWER_WITHIN_S) -> None:
         """Have a model's active package, which was unloaded, answer again; where it answers, nothing is done.

@@ -49,8 +49,9 @@ class Steps:
     """Over one store and one service; used by the activating thread alone.
 
     Args:
-        load: makes an engine of a verified package. memory_megabytes: what loaded models may hold together, 0 for no
-            limit. choice: which variant runs here, and on what. stop: whether to end early.
+        load: makes an engine of a verified package, without the provider it is told. memory_megabytes: what loaded
+            models may hold together, 0 for no limit. choice: which variant runs here, and on what. stop: whether to end
+            early.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Steps:
         store: Store,
         service: Service,
         trust: Callable[[], TrustDocument],
-        load: Callable[[Package], Engine],
+        load: Callable[[Package, str], Engine],
         trial: Trial,
         factory: Factory,
         memory_megabytes: int,
@@ -132,16 +133,23 @@ class Steps:
         megabytes = self.megabytes(manifest, package.digest)
         return plan(manifest.name, megabytes, manifest.budgets, self.held(), self._memory_megabytes)
 
-    def loaded(self, package: Package, *, trusted: bool, at: str) -> Resident:
+    def elsewhere(self, resident: Resident, reason: str) -> Resident:
+        """A resident's package on another provider than its own, which failed. PackageRefused where it has none."""
+        package = self.open(resident.digest)
+        fresh = self.loaded(package, trusted=resident.trusted, at="restore.loading", without=resident.engine.provider)
+        fresh.engine.degraded = reason
+        return fresh
+
+    def loaded(self, package: Package, *, trusted: bool, at: str, without: str = "") -> Resident:
         """Load it here and compare its golden outputs, marked meanwhile as the one to blame.
 
         Args:
-            trusted: it ran often enough before. at: names the failpoint.
+            trusted: it ran often enough before. at: names the failpoint. without: a provider that is not tried.
         """
         mark = self.store.trial(package.digest)
         with mark:
             failpoint.reach(at)
-            loaded = self._load(package)
+            loaded = self._load(package, without)
             try:
                 check_golden(package, loaded)
             except BaseException:

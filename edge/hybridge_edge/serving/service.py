@@ -80,7 +80,7 @@ class Service:
         gate: how many runs at once and how many wait.
         on_trusted: called once, from a request's thread, when a digest has answered TRIAL_RUNS times.
         live_share: of requests that the version before answers too, 0 to 1 (see ``live``).
-        watchdog: ends what takes too long; None where nothing shall.
+        watchdog: ends what takes too long; None where nothing shall. broken: see ``Runner``.
     """
 
     def __init__(
@@ -89,10 +89,11 @@ class Service:
         on_trusted: Callable[[str, str], None],
         live_share: float = 0.0,
         watchdog: Watchdog | None = None,
+        broken: Callable[[Resident, str], None] = lambda resident, reason: None,
     ) -> None:
         self.residents = Residents()
         self.statistics = Statistics()
-        self.runner = Runner(gate, watchdog or unwatched(), self.statistics)
+        self.runner = Runner(gate, watchdog or unwatched(), self.statistics, broken)
         self.live = LiveComparison(self.residents, gate, self.runner, live_share)
         self.capture: Capture | None = None
         self._on_trusted = on_trusted

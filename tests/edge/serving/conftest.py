@@ -65,7 +65,12 @@ class Device:
 
     def start(self) -> None:
         self.store = Store(self.folder)
-        self.service = Service(Gate(2), lambda model, digest: self.activation.proven(model, digest), self.live_share)
+        self.service = Service(
+            Gate(2),
+            lambda model, digest: self.activation.proven(model, digest),
+            self.live_share,
+            broken=lambda one, reason: self.activation.fall_back(one.manifest.name, one.digest, reason),
+        )
         self.activation = Activation(
             self.store,
             self.service,
@@ -80,7 +85,7 @@ class Device:
         self.activation.restore()
         self.service.live.start()
 
-    def load(self, package: Package) -> Engine:
+    def load(self, package: Package, without: str = "") -> Engine:
         self.loads += 1
         return load(package, 1)
 

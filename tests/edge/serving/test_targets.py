@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from hybridge_edge import engine
 from hybridge_edge.contract.errors import InvalidDocument, PackageRefused, Refused, UsageError
 from hybridge_edge.contract.manifest import Manifest
 from hybridge_edge.contract.report import DeviceReport, ModelReport
@@ -203,3 +205,93 @@ def test_the_report_carries_the_reason_and_without_one_has_the_bytes_it_always_h
     assert DeviceReport.from_bytes(report_of("no GPU").to_bytes()).models[0].degraded == "no GPU"
     many = replace(report_of("x"), models=report_of("y" * 500).models * 9)
     assert len(fitting(many).to_bytes()) <= 3 * 1024
+
+
+class Accelerator:
+    """An engine on a GPU that is gone after so many runs."""
+
+    provider = "CUDAExecutionProvider"
+    degraded = ""
+
+    def __init__(self, inner: Any, runs: int) -> None:
+        self.inner, self.runs = inner, runs
+
+    def run(self, inputs: Any, stop: Any = None) -> Any:
+        self.runs -= 1
+        if self.runs < 0:
+            raise RuntimeError("CUDA failure 719: unspecified launch failure")
+        return self.inner.run(inputs, stop)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+def lose_the_gpu(device: Any, runs: int, *, only_gpu: bool = False) -> None:
+    def load(package: Any, without: str = "") -> Any:
+        if without == "" and package.manifest.version != "1.0.0":
+            return Accelerator(engine.load(package, 1), runs)
+        if without and only_gpu:
+            raise PackageRefused("No variant runs on this device.", "Compile one.", step="load")
+        return engine.load(package, 1)
+
+    device.activation._steps._load = load
+
+
+def ask_until(device: Any, kit: Any, wanted: Callable[[Any], bool]) -> int:
+    """Ask until an answer is as wanted; returns how many requests failed meanwhile."""
+    failed, until = 0, time.monotonic() + 10
+    while time.monotonic() < until:
+        try:
+            if wanted(device.ask(kit.window())):
+                return failed
+        except RuntimeError:
+            failed += 1
+        time.sleep(0.01)
+    raise AssertionError(device.states())
+
+
+def test_a_gpu_that_is_lost_while_it_serves_costs_three_answers_and_the_cpu_goes_on(
+    device: Any, packages: Callable, kit: Any
+) -> None:
+    device.activation.hand_over(packages("1.0.0", 1.0).handover(1))
+    runs_of_warm_up = 10_000
+    lose_the_gpu(device, runs_of_warm_up)
+    assert device.activation.hand_over(packages("2.0.0", 2.0).handover(2)).state.value == "ACTIVE"
+    lost = device.service.residents.active("watch").engine
+    assert device.ask(kit.window()).provider == "CUDAExecutionProvider"
+    lost.runs = 0
+    failed = ask_until(device, kit, lambda answer: answer.provider == "CPUExecutionProvider")
+    assert failed >= 3
+    assert device.serves() == ("2.0.0", 2.0)
+    report = device.reports()["2.0.0"]
+    assert report.provider == "CPUExecutionProvider"
+    assert "CUDA failure 719" in report.degraded
+    assert report.evidence.errors == failed  # its counts went with it
+
+
+def test_without_a_variant_for_anything_else_the_version_before_answers(
+    device: Any, packages: Callable, kit: Any
+) -> None:
+    device.activation.hand_over(packages("1.0.0", 1.0).handover(1))
+    lose_the_gpu(device, 10_000, only_gpu=True)
+    device.activation.hand_over(packages("2.0.0", 2.0).handover(2))
+    device.service.residents.active("watch").engine.runs = 0
+    ask_until(device, kit, lambda answer: answer.version == "1.0.0")
+    assert {version: state.value for version, state in device.states().items()} == {
+        "1.0.0": "ACTIVE",
+        "2.0.0": "QUARANTINED",
+    }
+
+
+def test_two_failures_and_an_answer_are_no_lost_gpu(device: Any, packages: Callable, kit: Any) -> None:
+    lose_the_gpu(device, 10_000)
+    device.activation.hand_over(packages("2.0.0", 2.0).handover(1))
+    engine_now = device.service.residents.active("watch").engine
+    for _ in range(4):
+        engine_now.runs = 0
+        for _ in range(2):
+            with pytest.raises(RuntimeError):
+                device.ask(kit.window())
+        engine_now.runs = 1
+        assert device.ask(kit.window()).provider == "CUDAExecutionProvider"
+    assert device.service.residents.active("watch").engine is engine_now

@@ -279,7 +279,7 @@ class Machine:
             self.store,
             self.service,
             lambda: trust,
-            lambda package: Answers(package, scores[package.digest]),
+            lambda package, without: Answers(package, scores[package.digest]),
             lambda: None,
             trial=lambda package, stop: Verdict(Measured(memory_kib=1)),
         )

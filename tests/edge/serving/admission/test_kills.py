@@ -106,7 +106,7 @@ def had_before(store: Path, kit: ModuleType, built: list[Any]) -> None:
         Store(store),
         service,
         lambda: kit.trust_of(kit.signer()),
-        lambda package: load(package, 1),
+        lambda package, without: load(package, 1),
         lambda: None,
         trial=lambda package, stop: Verdict(Measured(memory_kib=1)),
     )
