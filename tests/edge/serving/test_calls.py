@@ -216,6 +216,37 @@ def test_a_stop_lets_a_stream_have_its_answer_and_waits_for_the_end_of_none(runn
     busy.put(None)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_accident_is_told_as_a_number_that_the_log_knows(
+    running: Running, kit: ModuleType, caplog: pytest.LogCaptureFixture, stream: bool
+) -> None:
+    class Broken:
+        provider = "CPUExecutionProvider"
+
+        def run(self, inputs: Any, stop: Any = None) -> EngineResult:
+            raise RuntimeError("/secret/path")
+
+        def close(self) -> None:
+            pass
+
+    found = running.service.residents.find("free", "")
+    running.service.residents.switch(Resident(found.manifest, found.digest, Broken()))
+    if stream:
+        broken, good = running.stub().ModelStreamInfer(iter([request(kit), request(kit, "none")]), timeout=SOON_S)
+        said = broken.error_message
+        assert "No model 'none'" in good.error_message
+    else:
+        with pytest.raises(grpc.RpcError) as caught:
+            running.stub().ModelInfer(request(kit), timeout=SOON_S)
+        assert caught.value.code() is grpc.StatusCode.INTERNAL
+        said = caught.value.details()
+    incident = said.removeprefix("The request failed; the device's log knows it as ").removesuffix(".")
+    assert len(incident) == 12
+    assert incident in caplog.text
+    assert "/secret/path" in caplog.text
+    assert "secret" not in said
+
+
 def test_a_message_may_hold_a_full_batch_of_the_largest_model(packages: Callable, trust: TrustDocument) -> None:
     service = Watched(Gate(1))
     assert message_limit(service) == serving.MIN_MESSAGE_BYTES
