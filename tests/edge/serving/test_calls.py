@@ -12,10 +12,13 @@ from types import ModuleType
 from typing import Any
 
 import grpc
+import numpy
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from hybridge_edge import trust as trusting
+from hybridge_edge.client import Client
+from hybridge_edge.contract.errors import Overloaded
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.engine import EngineResult, load
@@ -259,6 +262,26 @@ def test_a_message_may_hold_a_full_batch_of_the_largest_model(packages: Callable
         engine = load(trusting.open_package(built.folder, trust), 1)
         service.residents.switch(Resident(manifest, built.digest, engine))
         assert message_limit(service) == limit
+
+
+def test_a_large_batch_comes_back_whole_and_more_than_a_message_may_hold_is_refused(
+    short: Path, tmp_path: Path, kit: ModuleType, trust: TrustDocument
+) -> None:
+    built = kit.build_echo(tmp_path / "wide", "FP32", width=1 << 20)
+    service = Watched(Gate(1))
+    engine = load(trusting.open_package(built.folder, trust), 1)
+    service.residents.switch(Resident(built.manifest, built.digest, engine))
+    server = InferenceServer(service, short / "i.sock", None, "0.1.0", lambda: True)
+    server.start()
+    rows = numpy.arange(8 << 20, dtype=numpy.float32).reshape(8, 1 << 20)
+    assert rows.nbytes > serving.MIN_MESSAGE_BYTES
+    with Client(f"unix:{server.socket}") as client:
+        answer = client.infer(built.manifest.name, {"x": rows}, timeout_s=30)
+        numpy.testing.assert_array_equal(answer.outputs["y"], rows)
+        with pytest.raises(Overloaded):
+            client.infer(built.manifest.name, {"x": numpy.concatenate([rows, rows])}, timeout_s=30)
+        assert client.infer(built.manifest.name, {"x": rows[:1]}, timeout_s=30).version == "1.0.0"
+    server.stop(5)
 
 
 def test_an_id_is_bounded(running: Running, kit: ModuleType) -> None:
