@@ -194,8 +194,8 @@ def echo_values(datatype: str, rows: int = 2) -> numpy.ndarray:
     return numpy.array([chosen[place % 4] for place in range(rows * 3)], dtype).reshape(rows, 3)
 
 
-def build_echo(folder: Path, datatype: str, width: int = 3) -> Built:
-    """A package whose answer ``y`` is its input ``x``, (rows, width) of a datatype."""
+def build_echo(folder: Path, datatype: str, width: int = 3, *, wrong: bool = False) -> Built:
+    """A package whose answer ``y`` is its input ``x``, (rows, width) of a datatype; ``wrong`` goldens say otherwise."""
 
     def identity(given: str, made: str) -> bytes:
         kind = TensorProto.STRING if datatype == "BYTES" else helper.np_dtype_to_tensor_dtype(NUMPY_TYPES[datatype])
@@ -206,8 +206,8 @@ def build_echo(folder: Path, datatype: str, width: int = 3) -> Built:
     (folder / "features.onnx").write_bytes(identity("x", "kept"))
     (folder / "model.onnx").write_bytes(identity("kept", "y"))
     golden = numpy.array([[b"a", b"bc", b""]]) if datatype == "BYTES" else numpy.ones((1, width), NUMPY_TYPES[datatype])
-    for name in ("x", "y"):
-        numpy.save(folder / "golden" / f"{name}.npy", golden)
+    numpy.save(folder / "golden" / "x.npy", golden)
+    numpy.save(folder / "golden" / "y.npy", golden[:, ::-1] if wrong else golden)
     manifest = Manifest(
         name=echo_name(datatype),
         version="1.0.0",
