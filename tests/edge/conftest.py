@@ -194,27 +194,27 @@ def echo_values(datatype: str, rows: int = 2) -> numpy.ndarray:
     return numpy.array([chosen[place % 4] for place in range(rows * 3)], dtype).reshape(rows, 3)
 
 
-def build_echo(folder: Path, datatype: str) -> Built:
-    """A package whose answer ``y`` is its input ``x``, (rows, 3) of a datatype."""
+def build_echo(folder: Path, datatype: str, width: int = 3, *, wrong: bool = False) -> Built:
+    """A package whose answer ``y`` is its input ``x``, (rows, width) of a datatype; ``wrong`` goldens say otherwise."""
 
     def identity(given: str, made: str) -> bytes:
         kind = TensorProto.STRING if datatype == "BYTES" else helper.np_dtype_to_tensor_dtype(NUMPY_TYPES[datatype])
-        tensors = [helper.make_tensor_value_info(name, kind, ["batch", 3]) for name in (given, made)]
+        tensors = [helper.make_tensor_value_info(name, kind, ["batch", width]) for name in (given, made)]
         return _graph([helper.make_node("Identity", [given], [made])], tensors[:1], tensors[1:], [])
 
     (folder / "golden").mkdir(parents=True)
     (folder / "features.onnx").write_bytes(identity("x", "kept"))
     (folder / "model.onnx").write_bytes(identity("kept", "y"))
-    golden = numpy.array([[b"a", b"bc", b""]]) if datatype == "BYTES" else numpy.ones((1, 3), NUMPY_TYPES[datatype])
-    for name in ("x", "y"):
-        numpy.save(folder / "golden" / f"{name}.npy", golden)
+    golden = numpy.array([[b"a", b"bc", b""]]) if datatype == "BYTES" else numpy.ones((1, width), NUMPY_TYPES[datatype])
+    numpy.save(folder / "golden" / "x.npy", golden)
+    numpy.save(folder / "golden" / "y.npy", golden[:, ::-1] if wrong else golden)
     manifest = Manifest(
         name=echo_name(datatype),
         version="1.0.0",
         files=_listed(folder),
-        inputs=(TensorSpec("x", datatype, (-1, 3)),),
-        features=(TensorSpec("kept", datatype, (-1, 3)),),
-        outputs=(TensorSpec("y", datatype, (-1, 3)),),
+        inputs=(TensorSpec("x", datatype, (-1, width)),),
+        features=(TensorSpec("kept", datatype, (-1, width)),),
+        outputs=(TensorSpec("y", datatype, (-1, width)),),
         variants=(Variant("cpu", "features.onnx", "model.onnx", ("CPUExecutionProvider",)),),
         golden=Golden(
             (GoldenTensor("input", "x", "golden/x.npy"), GoldenTensor("output", "y", "golden/y.npy")), 0.0, 0.0

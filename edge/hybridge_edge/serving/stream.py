@@ -18,6 +18,8 @@ from hybridge_edge.serving.call import Call
 from hybridge_edge.serving.responses import Part, size
 from hybridge_edge.serving.wire_format import LENGTH_DELIMITED, varint
 
+STATUS = "status"
+"""Parameter beside an error message: the name of the status that a single call would have ended with."""
 _NO_DEADLINE_S = 1e9
 """grpc gives a call without a deadline some 9e18 seconds."""
 _RESPONSE = messages.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER
@@ -106,9 +108,10 @@ class Streams:
         try:
             parts = self._answer(message, begin)
         except Exception as error:
-            _, sentence = statuses.status(error)
+            code, sentence = statuses.status(error)
             response = messages.ModelStreamInferResponse(error_message=sentence)
             response.infer_response.id = requests.id_of(message)
+            response.infer_response.parameters[STATUS].string_param = code.name
             return bytes(response.SerializeToString())
         parts.append(self._final)
         return b"".join((_RESPONSE_TAG, varint(size(parts)), *parts))

@@ -12,10 +12,13 @@ from types import ModuleType
 from typing import Any
 
 import grpc
+import numpy
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from hybridge_edge import trust as trusting
+from hybridge_edge.client import Client
+from hybridge_edge.contract.errors import Overloaded
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.engine import EngineResult, load
@@ -216,6 +219,37 @@ def test_a_stop_lets_a_stream_have_its_answer_and_waits_for_the_end_of_none(runn
     busy.put(None)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_accident_is_told_as_a_number_that_the_log_knows(
+    running: Running, kit: ModuleType, caplog: pytest.LogCaptureFixture, stream: bool
+) -> None:
+    class Broken:
+        provider = "CPUExecutionProvider"
+
+        def run(self, inputs: Any, stop: Any = None) -> EngineResult:
+            raise RuntimeError("/secret/path")
+
+        def close(self) -> None:
+            pass
+
+    found = running.service.residents.find("free", "")
+    running.service.residents.switch(Resident(found.manifest, found.digest, Broken()))
+    if stream:
+        broken, good = running.stub().ModelStreamInfer(iter([request(kit), request(kit, "none")]), timeout=SOON_S)
+        said = broken.error_message
+        assert "No model 'none'" in good.error_message
+    else:
+        with pytest.raises(grpc.RpcError) as caught:
+            running.stub().ModelInfer(request(kit), timeout=SOON_S)
+        assert caught.value.code() is grpc.StatusCode.INTERNAL
+        said = caught.value.details()
+    incident = said.removeprefix("The request failed; the device's log knows it as ").removesuffix(".")
+    assert len(incident) == 12
+    assert incident in caplog.text
+    assert "/secret/path" in caplog.text
+    assert "secret" not in said
+
+
 def test_a_message_may_hold_a_full_batch_of_the_largest_model(packages: Callable, trust: TrustDocument) -> None:
     service = Watched(Gate(1))
     assert message_limit(service) == serving.MIN_MESSAGE_BYTES
@@ -228,6 +262,26 @@ def test_a_message_may_hold_a_full_batch_of_the_largest_model(packages: Callable
         engine = load(trusting.open_package(built.folder, trust), 1)
         service.residents.switch(Resident(manifest, built.digest, engine))
         assert message_limit(service) == limit
+
+
+def test_a_large_batch_comes_back_whole_and_more_than_a_message_may_hold_is_refused(
+    short: Path, tmp_path: Path, kit: ModuleType, trust: TrustDocument
+) -> None:
+    built = kit.build_echo(tmp_path / "wide", "FP32", width=1 << 20)
+    service = Watched(Gate(1))
+    engine = load(trusting.open_package(built.folder, trust), 1)
+    service.residents.switch(Resident(built.manifest, built.digest, engine))
+    server = InferenceServer(service, short / "i.sock", None, "0.1.0", lambda: True)
+    server.start()
+    rows = numpy.arange(8 << 20, dtype=numpy.float32).reshape(8, 1 << 20)
+    assert rows.nbytes > serving.MIN_MESSAGE_BYTES
+    with Client(f"unix:{server.socket}") as client:
+        answer = client.infer(built.manifest.name, {"x": rows}, timeout_s=30)
+        numpy.testing.assert_array_equal(answer.outputs["y"], rows)
+        with pytest.raises(Overloaded):
+            client.infer(built.manifest.name, {"x": numpy.concatenate([rows, rows])}, timeout_s=30)
+        assert client.infer(built.manifest.name, {"x": rows[:1]}, timeout_s=30).version == "1.0.0"
+    server.stop(5)
 
 
 def test_an_id_is_bounded(running: Running, kit: ModuleType) -> None:

@@ -1,6 +1,10 @@
 """Every datatype of the protocol, raw and typed, through a real server that answers what it is asked."""
 
+import json
 import time
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
 from types import ModuleType
 from typing import Any
 
@@ -10,10 +14,17 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from hybridge_edge.admission.golden import check_golden
 from hybridge_edge.arrays import NUMPY_TYPES
+from hybridge_edge.cli import main
 from hybridge_edge.client import Client
-from hybridge_edge.contract.errors import InvalidInput
+from hybridge_edge.contract.errors import InvalidDocument, InvalidInput, PackageRefused
+from hybridge_edge.contract.expectations import Guard
+from hybridge_edge.contract.tensors import TensorSpec
+from hybridge_edge.contract.trust_document import TrustDocument
+from hybridge_edge.engine import load
 from hybridge_edge.serving.contents import MAX_TEXT_BYTES, MAX_TEXTS, TYPED
+from hybridge_edge.trust import open_package
 
 DATATYPES = list(NUMPY_TYPES)
 
@@ -129,3 +140,53 @@ def test_samples_of_bytes_are_not_kept_and_are_counted(echoes: Any, kit: ModuleT
         after = settled()
     assert after["dropped_invalid"] - before["dropped_invalid"] == 1
     assert after["captured"] - before["captured"] == 1
+
+
+def test_callers_at_once_get_their_own_texts_and_numbers(echoes: Any) -> None:
+    """Requests that wait are put together in one run: each caller still gets its own rows."""
+    wrong: list[object] = []
+
+    def ask(number: int) -> None:
+        texts = numpy.array([[f"{number}-{place}".encode() for place in range(3)]] * (number % 3 + 1), object)
+        numbers = numpy.full((number % 2 + 1, 3), number, numpy.int64)
+        for _ in range(15):
+            for model, sent in (("echo-bytes", texts), ("echo-int64", numbers)):
+                found = client.infer(model, {"x": sent}).outputs["y"]
+                if found.tolist() != sent.tolist():
+                    wrong.append((number, found))
+
+    with Client(echoes.endpoint.inference) as client:
+        threads = [Thread(target=ask, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+
+
+def test_the_command_asks_with_text_from_a_file_and_prints_text(
+    echoes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYBRIDGE_RUNTIME_DIR", str(echoes.runtime))
+    for array in (numpy.array([["a", "sch\u00f6n", ""]]), numpy.array([[b"a", "sch\u00f6n".encode(), b""]])):
+        numpy.save(tmp_path / "x.npy", array)
+        assert main(["infer", "--model", "echo-bytes", "--input", str(tmp_path / "x.npy")]) == 0
+        assert json.loads(capsys.readouterr().out)["outputs"] == {"y": [["a", "sch\u00f6n", ""]]}
+
+
+def test_golden_texts_are_compared(tmp_path: Path, kit: ModuleType, trust: TrustDocument) -> None:
+    good = open_package(kit.build_echo(tmp_path / "good", "BYTES").folder, trust)
+    check_golden(good, load(good, 1))
+    bad = open_package(kit.build_echo(tmp_path / "bad", "BYTES", wrong=True).folder, trust)
+    with pytest.raises(PackageRefused, match="has other texts") as caught:
+        check_golden(bad, load(bad, 1))
+    assert caught.value.step == "golden"
+
+
+def test_a_manifest_guards_no_texts_and_takes_no_confidence_from_them(tmp_path: Path, kit: ModuleType) -> None:
+    manifest = kit.build_echo(tmp_path / "echo", "BYTES").manifest
+    for change in ({"confidence_output": "y"}, {"guards": (Guard("y", 0.0, 1.0, "flag"),)}):
+        with pytest.raises(InvalidDocument, match="BYTES"):
+            replace(manifest, **change)
+    with pytest.raises(InvalidDocument, match="'BF16' is not a supported datatype"):
+        TensorSpec("x", "BF16", (-1, 3))

@@ -100,6 +100,8 @@ def test_an_error_names_its_request_and_other_bytes_name_none(echoes: Any, kit: 
     answers = list(bare(echoes, iter(sent), timeout=20))
     assert [one.infer_response.id for one in answers] == ["good", "too-many", "nobody", "", "again"]
     assert [bool(one.error_message) for one in answers] == [False, True, True, True, False]
+    said = [one.infer_response.parameters["status"].string_param for one in answers if one.error_message]
+    assert said == ["INVALID_ARGUMENT", "NOT_FOUND", "INVALID_ARGUMENT"]
     assert "Send 1 to 8 rows" in answers[1].error_message
     assert "Active models: " in answers[2].error_message
     assert "no ModelInferRequest" in answers[3].error_message
