@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from hybridge_edge.contract.scores import LARGEST, OUTERMOST, STEPS, ScoreSketch
 from hybridge_edge.contract.sketch import BUCKETS, Sketch
 from hybridge_edge.contract.telemetry import MAX_TELEMETRY_BYTES, Telemetry
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
 NUMBERS = st.floats(allow_nan=False, allow_infinity=True)
 
 
@@ -85,6 +87,14 @@ def test_telemetry_carries_scores_and_without_them_has_the_bytes_it_always_had()
     assert found.scores is not None
     assert found.scores.counts == scores.counts
     assert Telemetry.from_bytes(telemetry(latency, None).to_bytes()).scores is None
+
+
+@pytest.mark.parametrize(("name", "scores"), [("telemetry-plain.json", None), ("telemetry.json", ((10, 2), (48, 4)))])
+def test_released_telemetry_reads_as_it_was_written(name: str, scores: tuple[tuple[int, int], ...] | None) -> None:
+    data = (GOLDEN / name).read_bytes()
+    found = Telemetry.from_bytes(data)
+    assert found.to_bytes() == data
+    assert (found.scores.counts if found.scores is not None else None) == scores
 
 
 def test_a_busy_month_fits_into_the_message_and_more_is_refused() -> None:

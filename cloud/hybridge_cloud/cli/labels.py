@@ -26,11 +26,11 @@ def import_labels(
     from hybridge_cloud.data import labels
     from hybridge_edge.contract.errors import Refused, UsageError
 
-    bucket = Bucket.from_environment()
     if (file is None) != returned:
         raise UsageError("Labels come from a file or, with --returned, from devices.", "Name one of the two.")
-    found = labels.returned(bucket, model) if file is None else labels.read_file(file, source)
-    if not found:
+    found = labels.read_file(file, source) if file is not None else ()
+    bucket = Bucket.from_environment()
+    if file is None and not (found := labels.returned(bucket, model)):
         raise Refused(f"No device has said a label of {model} yet.", "See hybridge-edge feedback.")
     key, new = labels.store(bucket, model, found)
     sources = ", ".join(sorted({label.source for label in found}))
