@@ -95,6 +95,7 @@ class Management:
                     "model": record.model,
                     "active": record.active.version if record.active else "",
                     "previous": record.previous.version if record.previous else "",
+                    "previous_resident": self._service.residents.standby(record.model) is not None,
                     "epoch": record.epoch,
                     "quarantined": [verdict.to_json() for verdict in record.quarantined],
                     "refused": [verdict.to_json() for verdict in record.refused],
@@ -105,6 +106,7 @@ class Management:
     def _describe(self, reader: Reader) -> dict[str, object]:
         resident = self._service.residents.find(reader.text("model", check=model_name), "")
         manifest, counters = resident.manifest, self._service.counters(resident.manifest.name)
+        measured = self._activation.measured(resident.digest)
         return {
             "model": manifest.name,
             "version": manifest.version,
@@ -117,6 +119,7 @@ class Management:
             "max_batch": manifest.max_batch,
             "resident": list(self._service.residents.versions(manifest.name)),
             "counters": asdict(counters),
+            "measured": asdict(measured) if measured is not None else {},
         }
 
     def _rollback(self, reader: Reader) -> dict[str, object]:

@@ -19,10 +19,6 @@ FOLLOWED_BY = {("package.py", "copy_to"): "store.copied"}
 """Functions whose last durable operation is followed by a point in their only caller."""
 ADMISSION = sorted(path.name for path in (EDGE / "admission").glob("*.py"))
 OF_STORE_AND_ACTIVATION = ["store.py", "package.py", *(f"admission/{name}" for name in ADMISSION)]
-    "store.py",
-    "package.py",
-    *(f"admission/{path.name}" for path in EDGE.glob("admission/*.py")),
-]
 
 
 def named(tree: ast.AST) -> Iterator[tuple[str, int]]:
