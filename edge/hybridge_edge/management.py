@@ -111,6 +111,7 @@ class Management:
         reader.close()
         resident = self._service.residents.find(model, "")
         manifest, counters = resident.manifest, self._service.counters(model)
+        measured = self._activation.measured(resident.digest)
         return {
             "model": manifest.name,
             "version": manifest.version,
@@ -124,6 +125,7 @@ class Management:
             "max_batch": manifest.max_batch,
             "resident": list(self._service.residents.versions(manifest.name)),
             "counters": asdict(counters),
+            "measured": asdict(measured) if measured is not None else {},
         }
 
     def _load(self, reader: Reader) -> Fields:

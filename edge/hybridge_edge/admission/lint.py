@@ -101,6 +101,30 @@ def lint(
     return tuple(found)
 
 
+def used_control_flow(*contents: bytes) -> tuple[str, ...]:
+    """Which of the manifest's CONTROL_FLOW graphs use, wherever in them: what ``control_flow`` has to declare.
+
+    Raises:
+        PackageRefused: step lint: a graph cannot be read.
+    """
+    used: set[str] = set()
+    for content in contents:
+        try:
+            model = onnx_graph.read_model(content)
+        except Malformed as error:
+            raise PackageRefused(f"A graph {error}.", _COMPILE_AGAIN, step=STEP) from None
+        bodies = (model.graph.nodes, *(one.nodes for one in model.functions))
+        used |= {_control_flow(node) for nodes in bodies for node in _inside(nodes)}
+    return tuple(name for name in CONTROL_FLOW if name in used)
+
+
+def _control_flow(node: Node) -> str:
+    """Which of CONTROL_FLOW a node is or unfolds into, "" for none."""
+    if node.domain not in STANDARD:
+        return ""
+    return node.op_type if node.op_type in CONTROL_FLOW else HIDDEN_CONTROL_FLOW.get(node.op_type, "")
+
+
 def _findings(
     path: str,
     model: ModelFacts,
@@ -164,10 +188,10 @@ def _node(
         if node.graphs:
             yield Finding(f"{path}: {node} carries a graph of its own.", f"Only {', '.join(CONTROL_FLOW)} may.")
         return
-    needed = node.op_type if node.op_type in CONTROL_FLOW else HIDDEN_CONTROL_FLOW.get(node.op_type)
-    if needed is None and node.graphs:
+    needed = _control_flow(node)
+    if not needed and node.graphs:
         yield Finding(f"{path}: {node} carries a graph of its own.", f"Only {', '.join(CONTROL_FLOW)} may.")
-    if needed is not None and needed not in control_flow:
+    if needed and needed not in control_flow:
         yield Finding(
             f"{path}: {node} is control flow that the manifest does not declare.",
             f"Compile the package again; its manifest must list {needed!r} in control_flow.",

@@ -8,12 +8,14 @@ them), a tag is 32 bits (protobuf cuts off the rest), a known field has its own 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 MAX_FIELDS = 4_000_000
 """In one file; what stands packed, as every exporter writes numbers, counts once."""
 MAX_NUMBERS = 32
 """In one list of numbers: dimensions."""
+_BREATH = 256
 _MAX_TAG = 2**32 - 1
 _MAX_TAG_BYTES = 5
 _MASK_64 = 2**64 - 1
@@ -46,6 +48,8 @@ class WireReader:
             if tag > _MAX_TAG or position - start > _MAX_TAG_BYTES or field == 0:
                 raise Malformed("is not an ONNX file: it holds a tag that is none")
             self._fields_left -= 1
+            if self._fields_left % _BREATH == 0:
+                time.sleep(0)  # requests wait for the interpreter meanwhile, and would wait for milliseconds
             if self._fields_left < 0:
                 raise Malformed(f"holds more than {MAX_FIELDS} fields")
             if field in once:

@@ -14,11 +14,9 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from hybridge_edge import failpoint
 from hybridge_edge.admission.decision import TRIAL
@@ -97,8 +95,7 @@ def try_in_child(
     limits = limits or TrialLimits()
     task = _task(package, choose(package.manifest, _target(target)), threads, target, limits)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="hybridge-trial-") as folder:
-        ended = _run(task, Path(folder), limits.seconds, stop)
+    ended = _run(task, limits.seconds, stop)
     took_ms = round((time.monotonic() - started) * 1000)
     failpoint.reach("trial.ended")
     if ended.stopped == _STOPPED:
@@ -143,12 +140,12 @@ class _Ended:
     stopped: str
 
 
-def _run(task: Task, folder: Path, seconds: float, stop: Callable[[], bool]) -> _Ended:
+def _run(task: Task, seconds: float, stop: Callable[[], bool]) -> _Ended:
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    environment |= {"TMPDIR": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1"}
+    environment |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1"}
     child = subprocess.Popen(
         [sys.executable, "-m", CHILD, task.to_bytes().decode()],
-        cwd=folder,
+        cwd="/",  # it writes nothing, so it needs no folder of its own
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -23,7 +23,7 @@ COLD_RUNS = 5
 RUNS = 100
 ROUNDS = 3
 """A round beyond the budget is run again, and the best one counts: a busy moment of the device is not the model's."""
-SECONDS = 3.0
+SECONDS = 2.0
 """For all of it; after this what was measured so far counts."""
 BUDGET_FACTOR = 1.5
 """Times ``budgets.p99_us`` is allowed: a device's warm-up is not the bench where the budget was set."""
@@ -47,11 +47,14 @@ def warm_up(
     mark: AbstractContextManager[None],
     stop: Callable[[], bool],
     seconds: float = SECONDS,
+    *,
+    measure: bool = True,
 ) -> Warmth:
     """Run the golden inputs row by row.
 
     Args:
         mark: entered around all runs: dying inside counts against the package. stop: whether to end early.
+        measure: whether more is wanted than that it is warm.
 
     Raises:
         PackageRefused: step warm-up: a run fails. Step budget: its p99 is over BUDGET_FACTOR times the manifest's.
@@ -62,7 +65,7 @@ def warm_up(
     best = Warmth(0, 0, 0)
     with mark:
         _run(engine, rows, gate, COLD_RUNS, lambda: stop() or time.monotonic() > until)
-        for _ in range(ROUNDS):
+        for _ in range(ROUNDS if measure else 0):
             times = _run(engine, rows, gate, RUNS, lambda: stop() or time.monotonic() > until)
             if times and (best.runs == 0 or _percentile(times, 0.99) < best.p99_us):
                 best = Warmth(_percentile(times, 0.5), _percentile(times, 0.99), len(times))

@@ -145,6 +145,7 @@ def test_warm_up_ends_when_its_time_is_over_and_lets_requests_go_first(device: A
     assert warm_up(package, loaded, Gate(1), mark, lambda: False).runs == RUNS
     assert warm_up(package, loaded, Gate(1), mark, lambda: False, seconds=0.0).runs == 0
     assert warm_up(package, loaded, Gate(1), mark, lambda: True).runs == 0
+    assert warm_up(package, loaded, Gate(1), mark, lambda: False, measure=False).runs == 0
     # A request that holds the only place holds the warm-up too, and is not held by it.
     gate, entered, go = Gate(1), Event(), Event()
 
@@ -160,6 +161,37 @@ def test_warm_up_ends_when_its_time_is_over_and_lets_requests_go_first(device: A
     go.set()
     thread.join()
     loaded.close()
+
+
+def test_a_package_that_comes_back_is_warmed_and_not_measured_again(device: Any, packages: Callable) -> None:
+    one, two, three = (packages(f"1.{number}.0", 1.0 + number) for number in range(3))
+    device.activation.hand_over(one.handover(1))
+    measured = device.activation.measured(one.digest)
+    for number, built in enumerate((two, three, one)):
+        answer = device.activation.hand_over(built.handover(2 + number))
+    assert device.serves() == ("1.0.0", 1.0)
+    assert device.activation.measured(one.digest) == measured
+    assert str(measured) in answer.note
+
+
+def test_a_full_disk_costs_the_package_in_reserve_before_it_costs_the_new_one(
+    device: Any, packages: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        device.activation.hand_over(packages(f"1.{number}.0", 1.0 + number).handover(number + 1))
+    folder = device.folder / "packages"
+
+    def free() -> int:
+        """Room for one package, where only two are."""
+        return 0 if len(list(folder.iterdir())) > 2 else RESERVE_BYTES + 1024**2
+
+    monkeypatch.setattr(device.store, "free_bytes", free)
+    assert device.activation.hand_over(packages("1.3.0", 4.0).handover(4)).state is PackageState.ACTIVE
+    assert device.activation.hand_over(packages("1.4.0", 5.0).handover(5)).state is PackageState.ACTIVE
+    monkeypatch.setattr(device.store, "free_bytes", lambda: 0)
+    refused = device.activation.hand_over(packages("1.5.0", 6.0).handover(6))
+    assert refused.reason.startswith("install: The package needs 1 MB and 0 MB are free, of which 64 MB are kept")
+    assert device.serves() == ("1.4.0", 5.0)
 
 
 def test_what_passed_is_bounded_and_survives(tmp_path: Any) -> None:

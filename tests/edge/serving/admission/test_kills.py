@@ -6,7 +6,7 @@ A few points are taken in CI, one of each kind. All of them, some minutes: HYBRI
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -99,8 +99,11 @@ def test_every_point_is_one_to_be_killed_at() -> None:
     assert set(ALL) >= IN_CI
 
 
-def had_before(store: Path, kit: ModuleType, built: list[Any]) -> None:
-    """Activated without a server, and without trials, which are not what is killed here."""
+def had_before(store: Path, kit: ModuleType, built: list[Any], *, judged: bool) -> None:
+    """Activated without a server, and without trials, which are not what is killed here.
+
+    ``judged``: by a rollout, so that a start loads the version before too, to compare them.
+    """
     service = Service(Gate(1), lambda model, digest: None)
     activation = Activation(
         Store(store),
@@ -111,7 +114,9 @@ def had_before(store: Path, kit: ModuleType, built: list[Any]) -> None:
         trial=lambda package, stop: Verdict(Measured(memory_kib=1)),
     )
     for number, one in enumerate(built):
-        assert activation.hand_over(one.handover(number + 1)).state is PackageState.ACTIVE
+        handover = one.handover(number + 1)
+        handover = handover if judged else replace(handover, rollout="by-hand")
+        assert activation.hand_over(handover).state is PackageState.ACTIVE
     activation.close()
 
 
@@ -144,7 +149,7 @@ def test_a_server_that_is_killed_comes_back_with_the_old_or_the_new(
     wanted = CHANGES[name]
     built = [packages(f"1.{number}.0", 1.0 + number, probes=2) for number in range(max(wanted.had, 1) + 1)]
     built = built[: wanted.had + (name in ("install", "upgrade"))]
-    had_before(server.store, kit, built[: wanted.had])
+    had_before(server.store, kit, built[: wanted.had], judged=name == "start under a rollout")
     if point == "store.leftover-removed":
         (server.store / "packages" / ".incoming-1").mkdir()
     if name.startswith("start"):

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hybridge_edge import engine
 from hybridge_edge.admission import onnx_graph, onnx_wire
-from hybridge_edge.admission.lint import check_graphs, lint
+from hybridge_edge.admission.lint import check_graphs, lint, used_control_flow
 from hybridge_edge.contract.errors import PackageRefused
 from hybridge_edge.contract.states import PackageState
 from hybridge_edge.contract.tensors import TensorSpec
@@ -350,6 +350,20 @@ def test_good_graphs_have_no_findings() -> None:
     assert findings(good(*call("f", 3), functions=(function("f", *call("g", 2)), function("g")), opsets=OURS)) == []
     assert findings(good(helper.make_node("Gelu", ["mean"], ["r"], domain="com.microsoft"))) == []
     assert findings(changed(lambda model: model.graph.output[0].type.tensor_type.ClearField("shape"))) == []
+
+
+def test_what_a_graph_uses_is_found_wherever_it_stands() -> None:
+    """What ``hybridge compile`` declares is what a device asks for."""
+    for model, used in (
+        (good(), ()),
+        (good(if_node(loop_node()), initialisers=(CONDITION,)), ("If", "Loop")),
+        (good(sequence_map(), scan_node()), ("Loop", "Scan")),
+        (good(functions=(function("f", loop_node()),), opsets=OURS), ("Loop",)),
+    ):
+        assert used_control_flow(good().SerializeToString(), model.SerializeToString()) == used
+        assert findings(model, used) == []
+    with pytest.raises(PackageRefused, match="no graph"):
+        used_control_flow(b"")
 
 
 def test_what_is_declared_is_all_that_may_be_used() -> None:
