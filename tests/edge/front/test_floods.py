@@ -1,7 +1,7 @@
 """A local program has all its answers while somebody floods the server over TCP (S10).
 
-Here a second each of the worst four, and no word about speed; how much of its throughput a local program keeps under each
-of the eight is measured by the same program: python benchmarks/floods.py
+Here a second each of the worst four, and no word about speed; how much of its throughput a local program keeps under
+each of the eight is measured by the same program: python benchmarks/floods.py
 """
 
 from __future__ import annotations
