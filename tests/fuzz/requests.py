@@ -43,7 +43,9 @@ def outcome(decode: object, message: bytes) -> str:
         text = str(error)
         assert not any(word in text for word in ("Traceback", ".py", "site-packages")), text
         return text
-    arrays = {name: (array.dtype.str, array.shape, array.tolist()) for name, array in found.inference.inputs.items()}
+    arrays = {
+        name: (array.dtype.str, array.shape, array.ravel().tolist()) for name, array in found.inference.inputs.items()
+    }
     return repr((found._replace(inference=None), found.inference.model, found.inference.outputs, arrays))
 
 

@@ -42,6 +42,7 @@ TYPED = {
     BYTES: "bytes_contents",
 }
 """The list that holds a datatype; FP16 has none."""
+_WIDE = {"int_contents": numpy.dtype("<i4"), "uint_contents": numpy.dtype("<u4")}
 _BOOL = "BOOL"
 _LENGTH = struct.Struct("<I")
 
@@ -124,10 +125,12 @@ def from_typed(wanted: Layout, contents: Any) -> Array:
         for value in values:
             _check_text(wanted, len(value))
         return _texts(wanted, list(values))
-    try:
-        return numpy.fromiter(values, wanted.dtype, wanted.elements).reshape(wanted.shape)
-    except (OverflowError, ValueError):
-        raise InvalidInput(f"Tensor {wanted.name!r} has an element that {wanted.datatype} cannot hold.") from None
+    # Two lists hold types that are narrower than their elements. numpy 1 would cut what does not fit without a word.
+    sent = numpy.fromiter(values, _WIDE.get(field, wanted.dtype), wanted.elements)
+    array: Array = sent.astype(wanted.dtype, copy=False)
+    if field in _WIDE and not numpy.array_equal(array, sent):
+        raise InvalidInput(f"Tensor {wanted.name!r} has an element that {wanted.datatype} cannot hold.")
+    return array.reshape(wanted.shape)
 
 
 def to_raw(array: Array) -> bytes:

@@ -229,7 +229,7 @@ def decoded(decode: Callable[[bytes], requests.Request], message: bytes) -> tupl
     except InvalidInput as error:
         return (str(error),)
     one = found.inference
-    arrays = tuple((name, a.dtype.str, a.shape, a.tolist().__repr__()) for name, a in one.inputs.items())
+    arrays = tuple((name, a.dtype.str, a.shape, repr(a.ravel().tolist())) for name, a in one.inputs.items())
     return found.id, found.raw, found.timeout_s, one.model, one.version, one.outputs, one.capture, one.sample_id, arrays
 
 
