@@ -84,8 +84,11 @@ def test_only_one_module_of_the_edge_knows_greengrass_ipc() -> None:
 ONE_WAY = {
     "contract": {"admission", "serving", "engines", "store", "package", "worker", "cli", "management"},
     "engines": {"admission", "serving", "store", "worker", "cli", "management"},
-    "serving": {"admission", "worker", "supervisor", "cli", "management", "uplink"},
-    "admission": {"worker", "supervisor", "cli", "management", "uplink", "client"},
+    "serving": {"admission", "observe", "bench", "worker", "supervisor", "cli", "management", "uplink"},
+    "admission": {"observe", "bench", "worker", "supervisor", "cli", "management", "uplink", "client"},
+    "observe": {"admission", "bench", "worker", "supervisor", "cli", "management", "uplink"},
+    "targets": {"admission", "serving", "observe", "bench", "store", "worker", "cli", "management"},
+    "bench": {"admission", "observe", "store", "worker", "supervisor", "management", "uplink"},
 }
 """What a folder of the edge may never import: who it serves."""
 

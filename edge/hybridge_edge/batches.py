@@ -1,4 +1,4 @@
-"""Make batches of samples: one .npz that numpy alone reads, and the manifest that commits it.
+"""Make batches of samples: one .npz that numpy alone reads, and the manifest that commits it; and lists of labels.
 
 The same records give the same bytes, wherever and whenever they are made, so a repeated delivery writes the same keys.
 """
@@ -17,7 +17,10 @@ import numpy as np
 from hybridge_edge.arrays import Array, to_array
 from hybridge_edge.contract import names
 from hybridge_edge.contract.batch import FEATURE_PREFIX, OUTPUT_PREFIX, BatchManifest
+from hybridge_edge.contract.document import sha256
 from hybridge_edge.contract.errors import InvalidDocument
+from hybridge_edge.contract.feedback import MAGIC as FEEDBACK_MAGIC
+from hybridge_edge.contract.feedback import Feedback
 from hybridge_edge.contract.sample import Sample
 from hybridge_edge.spool_reader import Entry
 
@@ -34,11 +37,20 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Labels:
+    """Labels of one model as JSON lines, ready to be written."""
+
+    key: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Batches:
-    """What a group of spool entries became; ``unreadable`` are whole records that are no samples of this format."""
+    """What a group of spool entries became; ``unreadable`` are whole records of no format that is known here."""
 
     batches: tuple[Batch, ...]
     unreadable: tuple[Entry, ...]
+    labels: tuple[Labels, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +66,33 @@ class _Kind:
 def make(thing: str, entries: Sequence[Entry]) -> Batches:
     """Sort entries into batches of one model, features digest, epoch and set of tensors; order is kept inside each."""
     groups: dict[_Kind, list[tuple[Entry, Sample]]] = {}
+    said: dict[tuple[str, str], list[tuple[Entry, Feedback]]] = {}
     unreadable = []
     for entry in entries:
         try:
+            if entry.body.startswith(FEEDBACK_MAGIC):
+                feedback = Feedback.from_bytes(entry.body)
+                said.setdefault((entry.epoch, feedback.model), []).append((entry, feedback))
+                continue
             sample = Sample.from_bytes(entry.body)
         except InvalidDocument:
             unreadable.append(entry)
             continue
         groups.setdefault(_kind(entry, sample), []).append((entry, sample))
-    return Batches(tuple(_batch(thing, kind, rows) for kind, rows in groups.items()), tuple(unreadable))
+    return Batches(
+        batches=tuple(_batch(thing, kind, rows) for kind, rows in groups.items()),
+        unreadable=tuple(unreadable),
+        labels=tuple(_labels(thing, epoch, model, rows) for (epoch, model), rows in said.items()),
+    )
+
+
+def _labels(thing: str, epoch: str, model: str, rows: Sequence[tuple[Entry, Feedback]]) -> Labels:
+    data = b"".join(feedback.to_line() for _, feedback in rows)
+    return Labels(names.returned_labels_key(thing, model, _stem(epoch, [entry.seq for entry, _ in rows], data)), data)
+
+
+def _stem(epoch: str, seqs: Sequence[int], data: bytes) -> str:
+    return f"{epoch}-{min(seqs):012d}-{max(seqs):012d}-{hashlib.sha256(data).hexdigest()[:16]}"
 
 
 def _kind(entry: Entry, sample: Sample) -> _Kind:
@@ -86,20 +116,18 @@ def _batch(thing: str, kind: _Kind, rows: Sequence[tuple[Entry, Sample]]) -> Bat
     for (name, _, _), column in zip(kind.tensors, columns, strict=True):
         arrays[name] = np.stack([to_array(tensor) for tensor in column])
     data = _npz(arrays)
-    digest = hashlib.sha256(data).hexdigest()
-    first, last = min(seqs), max(seqs)
-    stem = f"{kind.epoch}-{first:012d}-{last:012d}-{digest[:16]}"
+    stem = _stem(kind.epoch, seqs, data)
     manifest = BatchManifest(
         thing=thing,
         model=kind.model,
         epoch=kind.epoch,
-        first_seq=first,
-        last_seq=last,
+        first_seq=min(seqs),
+        last_seq=max(seqs),
         count=len(seqs),
         features_digest=kind.features_digest,
         versions=tuple(sorted({sample.version for sample in samples})),
         data_key=names.batch_data_key(thing, kind.model, stem),
-        data_sha256=f"sha256:{digest}",
+        data_sha256=sha256(data),
         data_size=len(data),
         created_at_ms=time.time_ns() // 1_000_000,
     )

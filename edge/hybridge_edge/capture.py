@@ -9,14 +9,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from pathlib import Path
 
 from hybridge_edge import spool
 from hybridge_edge.arrays import Array, to_tensor
-from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, SpoolFull, UsageError
+from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, Overloaded, SpoolFull, Unavailable, UsageError
 from hybridge_edge.contract.sample import MAX_SAMPLE_BYTES, Sample
 from hybridge_edge.spool_writer import DEFAULT_LIMIT_BYTES, SpoolWriter
+from hybridge_edge.traces import Trace, Traces
 
 QUEUE_OBSERVATIONS = 1024
 QUEUE_BYTES = 64 * 1024 * 1024
@@ -26,6 +29,9 @@ GROUP_SECONDS = 0.1
 REOPEN_SECONDS = 5.0
 """How long the writer waits before it tries a spool again that could not be opened or written."""
 CLOSE_SECONDS = 10.0
+MAX_NOTES = 64
+"""Notes that may wait for the disk at once."""
+NOTE_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -147,6 +153,8 @@ class Capture:
         self._random = rng or random.Random()  # noqa: S311  which samples to keep is no secret
         self._condition = threading.Condition()
         self._queue: deque[tuple[Observation, str]] = deque()
+        self._notes: deque[tuple[bytes, Future[None]]] = deque()
+        self._traces = Traces()
         self._queued_bytes = 0
         self._closing = False
         self._paused = False
@@ -172,10 +180,36 @@ class Capture:
             size = observation.size
             if len(self._queue) >= QUEUE_OBSERVATIONS or self._queued_bytes + size > QUEUE_BYTES:
                 self._counts["queue_full"] += 1
+                self._traces.dropped([observation.sample_id], "queue-full")
                 return
+            self._traces.waiting(observation.sample_id)
             self._queue.append((observation, reason))
             self._queued_bytes += size
             self._condition.notify()
+
+    def note(self, body: bytes) -> None:
+        """Bring a record that is no sample, such as a label, into the spool; on the disk when this returns.
+
+        Raises:
+            Overloaded: MAX_NOTES wait already. SpoolFull: it has no room. Unavailable: the spool has failed, or took
+            longer than NOTE_SECONDS; then the record may be there or not.
+        """
+        done: Future[None] = Future()
+        with self._condition:
+            if self._closing:
+                raise Unavailable("The server stops.", "Say it again when it runs.")
+            if len(self._notes) >= MAX_NOTES:
+                raise Overloaded(f"{MAX_NOTES} labels wait for the disk already.", "Say it again in a moment.")
+            self._notes.append((body, done))
+            self._condition.notify()
+        try:
+            done.result(NOTE_SECONDS)
+        except FutureTimeout:
+            raise Unavailable("The disk does not answer.", "Look at the device's disk, and say it again.") from None
+
+    def where(self, sample_id: str) -> Trace:
+        """Where a sample stands on its way to the cloud."""
+        return self._traces.find(sample_id, spool.Cursor.read(self._folder))
 
     def enable(self, on: bool) -> None:
         """Start or stop keeping observations; what is in the queue is written in any case."""
@@ -209,19 +243,46 @@ class Capture:
     def _run(self) -> None:
         try:
             self._open()
-            while group := self._next_group():
-                self._store(group)
+            while self._wait():
+                self._write_notes()
+                if group := self._next_group():
+                    self._store(group)
         finally:
             if self._writer is not None:
                 self._writer.close()
 
-    def _next_group(self) -> list[tuple[Observation, str]]:
-        """Wait for the first observation, then a moment for company; empty when closing and nothing is left."""
+    def _wait(self) -> bool:
+        """Until there is something to write; False when closing and nothing is left."""
         with self._condition:
-            while not self._queue and not self._closing:
+            while not (self._queue or self._notes or self._closing):
                 self._condition.wait()
-            end = time.monotonic() + GROUP_SECONDS
-            while len(self._queue) < GROUP_RECORDS and not self._closing:
+            return bool(self._queue or self._notes)
+
+    def _write_notes(self) -> None:
+        """Somebody waits for each of these, so none waits for company."""
+        with self._condition:
+            notes = list(self._notes)
+            self._notes.clear()
+        for body, done in notes:
+            writer = self._writer or self._open()
+            try:
+                if writer is None:
+                    raise Unavailable(f"The spool cannot be written: {self._error}", "Look at the device's disk.")
+                writer.append([body])
+            except SpoolFull as error:
+                done.set_exception(error)
+            except (HybridgeError, OSError) as error:
+                if writer is not None:
+                    self._abandon(writer)
+                done.set_exception(Unavailable(f"The spool failed: {error}.", "Say it again in a moment."))
+            else:
+                done.set_result(None)
+
+    def _next_group(self) -> list[tuple[Observation, str]]:
+        """What waits, with a moment for company where something does; empty where nothing does."""
+        with self._condition:
+            end = time.monotonic() + (GROUP_SECONDS if self._queue else 0.0)
+            while len(self._queue) < GROUP_RECORDS and not self._closing and not self._notes:
                 remaining = end - time.monotonic()
                 if remaining <= 0 or not self._condition.wait(remaining):
                     break
@@ -235,37 +296,47 @@ class Capture:
             return group
 
     def _store(self, group: list[tuple[Observation, str]]) -> None:
-        bodies = []
+        bodies: list[bytes] = []
+        ids: list[str] = []
         for observation, reason in group:
             try:
                 body = observation.to_sample(reason).to_bytes()
                 if len(body) > MAX_SAMPLE_BYTES:
                     raise InvalidDocument(f"A sample of {observation.model!r} is {len(body)} bytes large.")
                 bodies.append(body)
+                ids.append(observation.sample_id)
             except (HybridgeError, ValueError) as error:
                 self._count("invalid", 1, str(error))
+                self._traces.dropped([observation.sample_id], "invalid")
         size = sum(map(len, bodies))
         half = len(bodies) // 2 if size > spool.MAX_GROUP_BYTES else len(bodies)
-        for part in (bodies[:half], bodies[half:]):
-            if part:
-                self._append(part)
+        for part in (slice(half), slice(half, None)):
+            if bodies[part]:
+                self._append(bodies[part], ids[part])
 
-    def _append(self, bodies: list[bytes]) -> None:
+    def _append(self, bodies: list[bytes], ids: list[str]) -> None:
         writer = self._writer or self._open()
         if writer is None:
             self._count("spool_failed", len(bodies), self._error)
+            self._traces.dropped(ids, "spool-failed")
             return
         try:
-            writer.append(bodies)
+            numbers = writer.append(bodies)
         except SpoolFull as error:
             self._count("spool_full", len(bodies), str(error))
+            self._traces.dropped(ids, "spool-full")
         except (HybridgeError, OSError) as error:
             self._count("spool_failed", len(bodies), f"The spool failed: {error}.")
-            writer.close()
-            self._writer = None
-            self._retry_at = time.monotonic() + REOPEN_SECONDS
+            self._traces.dropped(ids, "spool-failed")
+            self._abandon(writer)
         else:
             self._count("captured", len(bodies), "")
+            self._traces.captured(ids, writer.epoch, numbers.start)
+
+    def _abandon(self, writer: SpoolWriter) -> None:
+        writer.close()
+        self._writer = None
+        self._retry_at = time.monotonic() + REOPEN_SECONDS
 
     def _open(self) -> SpoolWriter | None:
         if time.monotonic() < self._retry_at:

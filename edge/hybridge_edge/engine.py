@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from hybridge_edge.contract.errors import PackageRefused
+from hybridge_edge.contract.manifest import Manifest, Variant
 from hybridge_edge.package import Package
+from hybridge_edge.targets.target import Target
 
+_LOG = logging.getLogger(__name__)
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
+CPU = "CPUExecutionProvider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +52,35 @@ class Stop:
             self._end()
 
 
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """The newest files that the installed runtime reads: IR version, and opset of the standard operators."""
+
+    ir_version: int
+    opset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The variant that this device tries first, and on which provider."""
+
+    variant: Variant
+    provider: str
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.provider == CPU
+
+
 class Engine(Protocol):
-    """A loaded package. ``run`` may be called from several threads at once; ``close`` once, after the last run."""
+    """A loaded package. ``run`` may be called from several threads at once; ``close`` once, after the last run.
+
+    Attributes:
+        provider: where it runs, as the runtime names it. degraded: why not on a better one, "" where it is the best.
+    """
 
     provider: str
+    degraded: str
 
     def run(self, inputs: Arrays, stop: Stop | None = None) -> EngineResult:
         """Run raw inputs (checked against the signature, batch first) through features and model.
@@ -65,11 +95,44 @@ class Engine(Protocol):
         ...
 
 
-def load(package: Package, threads: int) -> Engine:
-    """Load the first variant of the package that this machine can run.
+class ProviderFailed(PackageRefused):
+    """An execution provider of the installed runtime could not take a graph; another one may."""
+
+
+def runtime_version() -> str:
+    """The runtime's name and version: what an examination of a package holds for."""
+    from hybridge_edge.engines import onnx
+
+    return f"onnxruntime {onnx.installed_version()}"
+
+
+def readable() -> Readable:
+    """What the installed runtime reads, asked of itself once."""
+    from hybridge_edge.engines import onnx
+
+    return onnx.readable()
+
+
+def choose(manifest: Manifest, target: Target | None = None) -> Choice:
+    """What ``load`` would try first of what is there. Raises PackageRefused, step load, where nothing is."""
+    from hybridge_edge.engines import onnx
+
+    available = onnx.available_providers()
+    for variant, provider in _places(manifest.variants, target, available):
+        if provider in available:
+            return Choice(variant, provider)
+    raise _nothing_fits(manifest, target, available)
+
+
+def load(package: Package, threads: int, target: Target | None = None, without: str = "") -> Engine:
+    """Load the variant of the package that suits this device best.
+
+    Each (provider, variant) that fits is tried, the target's best provider first. One that is tried and fails, or that
+    the target has and this machine's runtime has not, is said in the engine's ``degraded``.
 
     Args:
-        threads: intra-op threads a run may use.
+        threads: intra-op threads a run may use. target: the kind of device; None takes what the runtime offers, in the
+            package's own order. without: a provider that failed here while it served, and is not tried.
 
     Raises:
         PackageRefused: no variant fits, a graph cannot be loaded, or its signature is not the manifest's (step load).
@@ -77,13 +140,41 @@ def load(package: Package, threads: int) -> Engine:
     from hybridge_edge.engines import onnx
 
     available = onnx.available_providers()
-    for variant in package.manifest.variants:
-        providers = tuple(provider for provider in variant.providers if provider in available)
-        if providers:
-            return onnx.OnnxEngine(package, variant, providers, threads)
-    wanted = ", ".join(sorted({name for variant in package.manifest.variants for name in variant.providers}))
-    raise PackageRefused(
-        f"No variant of {package.manifest.name} runs here: it needs {wanted}, this device has {', '.join(available)}.",
+    failed: list[str] = []
+    for variant, provider in _places(package.manifest.variants, target, available):
+        if provider == without:
+            continue
+        if provider not in available:
+            failed.append(f"This device's ONNX Runtime has no {provider}.")
+            continue
+        try:
+            engine = onnx.OnnxEngine(
+                package, variant, provider, threads, spinning=target is not None and target.spinning
+            )
+        except ProviderFailed as error:
+            failed.append(error.message)
+            continue
+        engine.degraded = " ".join(dict.fromkeys(failed))
+        if engine.degraded:
+            _LOG.warning("%s runs on %s: %s", package.manifest.name, engine.provider, engine.degraded)
+        return engine
+    if failed:
+        raise PackageRefused(" ".join(dict.fromkeys(failed)), "See hybridge-edge doctor.", step="load")
+    raise _nothing_fits(package.manifest, target, available)
+
+
+def _nothing_fits(manifest: Manifest, target: Target | None, available: Sequence[str]) -> PackageRefused:
+    wanted = ", ".join(sorted({name for variant in manifest.variants for name in variant.providers}))
+    has = f"the target {target.name} has {', '.join(target.providers)}" if target else f"it has {', '.join(available)}"
+    return PackageRefused(
+        f"No variant of {manifest.name} runs on this device: it needs {wanted}, {has}.",
         "Compile a variant for this device.",
         step="load",
     )
+
+
+def _places(variants: Sequence[Variant], target: Target | None, available: Sequence[str]) -> list[tuple[Variant, str]]:
+    """Where the package may run, the best first."""
+    if target is None:
+        return [(variant, name) for variant in variants for name in variant.providers if name in available]
+    return [(variant, name) for name in target.providers for variant in variants if name in variant.providers]

@@ -16,6 +16,7 @@ MAX_MODELS = 64
 MAX_VERDICTS = 64
 """Verdicts kept a model; the oldest is forgotten first."""
 MAX_HISTORY = 32
+MAX_SWITCHES = 8
 MAX_REASON = 500
 NO_ROLLOUT = frozenset({"", "none", "by-hand"})
 """Given by hand-overs of no rollout: by nobody, by the recipe's default, by ``hybridge-edge activate``."""
@@ -62,15 +63,20 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Why a digest may not run, and the epoch at which that was found; a higher epoch lifts it."""
+    """Why a digest may not run, and the epoch at which that was found; a higher epoch lifts it.
+
+    ``step`` is the activation's, "" where none refused it.
+    """
 
     digest: str
     version: str
     reason: str
     epoch: int
+    step: str = ""
 
     def to_json(self) -> dict[str, object]:
-        return {"digest": self.digest, "version": self.version, "reason": self.reason, "epoch": self.epoch}
+        step = {"step": self.step} if self.step else {}
+        return {"digest": self.digest, "version": self.version, "reason": self.reason, "epoch": self.epoch, **step}
 
     @classmethod
     def read(cls, reader: Reader) -> Verdict:
@@ -79,6 +85,7 @@ class Verdict:
             reader.text("version"),
             reader.text("reason"),
             reader.integer("epoch"),
+            reader.text("step", ""),
         )
 
 
@@ -107,6 +114,7 @@ class ModelRecord:
             is nothing to go back to.
         trusted: the active digest has passed its first runs.
         quarantined: crashed or rolled back here. refused: never got so far. history: activations, oldest first.
+        switches: when the device itself switched to another package, seconds of the wall clock, oldest first.
     """
 
     model: str
@@ -117,15 +125,52 @@ class ModelRecord:
     quarantined: tuple[Verdict, ...] = ()
     refused: tuple[Verdict, ...] = ()
     history: tuple[Installed, ...] = ()
+    switches: tuple[int, ...] = ()
 
     @property
     def epoch(self) -> int:
         return self.wanted.epoch if self.wanted else 0
 
+    @property
+    def retired(self) -> bool:
+        """Whether it was asked to answer no more."""
+        return self.active is None and self.wanted is not None and self.wanted.mode is Mode.RETIRE
+
+    @property
+    def should_answer(self) -> bool:
+        """Whether something of this model answers, or did and was taken away by a fault."""
+        return self.active is not None or (bool(self.history) and not self.retired)
+
     def kept_digests(self) -> set[str]:
         """Packages that garbage collection must leave."""
         kept = {item.digest for item in (self.active, self.previous) if item is not None}
         return kept | ({self.wanted.digest} if self.wanted and self.wanted.mode is not Mode.RETIRE else set())
+
+    def fallbacks(self) -> tuple[Installed, ...]:
+        """What may answer in the active package's stead: the previous one, then good ones of history, newest first.
+
+        Good is what answered here, stands under no verdict, and was not left behind: replaced by the very package that
+        it had replaced.
+        """
+        if self.retired:
+            return ()
+        left: set[str] = set()
+        good: dict[str, Installed] = {} if self.previous is None else {self.previous.digest: self.previous}
+        for place in range(len(self.history) - 1, -1, -1):
+            one = self.history[place]
+            around = self.history[max(place - 1, 0) : place + 2]
+            if 0 < place < len(self.history) - 1 and around[0] == around[2]:
+                left.add(one.digest)
+            good.setdefault(one.digest, one)
+        active = self.active.digest if self.active else ""
+        return tuple(
+            one
+            for one in good.values()
+            if one.digest != active
+            and self.quarantine_of(one.digest) is None
+            and self.refusal_of(one.digest) is None
+            and (one == self.previous or one.digest not in left)
+        )
 
     def quarantine_of(self, digest: str) -> Verdict | None:
         return next((verdict for verdict in self.quarantined if verdict.digest == digest), None)
@@ -147,14 +192,21 @@ class ModelRecord:
             history=(*self.history, installed)[-MAX_HISTORY:],
         )
 
-    def put_back(self, verdict: Verdict) -> ModelRecord:
-        """The active package is quarantined and the previous one answers, or nothing where there is none."""
-        quarantined = (*_without(self.quarantined, verdict.digest), verdict)[-MAX_VERDICTS:]
-        record = replace(self, quarantined=quarantined)
-        if self.active is None or self.active.digest != verdict.digest:
-            return record
-        history = self.history if self.previous is None else (*self.history, self.previous)[-MAX_HISTORY:]
-        return replace(record, active=self.previous, previous=None, trusted=True, history=history)
+    def condemned(self, verdict: Verdict) -> ModelRecord:
+        """The verdict stands from now on; what answers stays."""
+        return replace(self, quarantined=(*_without(self.quarantined, verdict.digest), verdict)[-MAX_VERDICTS:])
+
+    def succeeded(self, successor: Installed | None, at: int | None, *, trusted: bool) -> ModelRecord:
+        """``successor`` answers in the active package's stead, or nothing, and then the previous one stays in reach.
+
+        Args:
+            at: when, where the device did it by itself, seconds of the wall clock; None where somebody asked.
+        """
+        switches = self.switches if at is None else (*self.switches, at)[-MAX_SWITCHES:]
+        if successor is None:
+            return replace(self, active=None, trusted=False, switches=switches)
+        history = (*self.history, successor)[-MAX_HISTORY:]
+        return replace(self, active=successor, previous=None, trusted=trusted, history=history, switches=switches)
 
     def with_refusal(self, verdict: Verdict) -> ModelRecord:
         return replace(self, refused=(*_without(self.refused, verdict.digest), verdict)[-MAX_VERDICTS:])
@@ -169,6 +221,7 @@ class ModelRecord:
             "quarantined": [verdict.to_json() for verdict in self.quarantined],
             "refused": [verdict.to_json() for verdict in self.refused],
             "history": [installed.to_json() for installed in self.history],
+            **({"switches": list(self.switches)} if self.switches else {}),
         }
 
     @classmethod
@@ -182,6 +235,7 @@ class ModelRecord:
             quarantined=reader.objects("quarantined", Verdict.read),
             refused=reader.objects("refused", Verdict.read),
             history=reader.objects("history", Installed.read),
+            switches=reader.integers("switches", ()),
         )
 
 

@@ -7,6 +7,7 @@ import os
 import time
 from pathlib import Path
 
+from hybridge_edge import private
 from hybridge_edge.contract.errors import Conflict, Refused
 
 WAIT_S = 15.0
@@ -18,10 +19,11 @@ def take(path: Path, what: str, wait_s: float = WAIT_S) -> int:
     """Lock the file ``path``, made if need be; returns a descriptor that holds the lock until every copy is closed.
 
     Raises:
-        Conflict: another process still holds it after ``wait_s`` seconds. Refused: the folder cannot be made or used.
+        Conflict: another process still holds it after ``wait_s`` seconds. Refused: the folder cannot be made or used,
+        is a link, somebody else's, or may be written by others.
     """
+    private.folder(path.parent, what)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise Refused(f"{path.parent} cannot be used for {what}: {error.strerror}.", "Name another one.") from None

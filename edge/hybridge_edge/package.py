@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hybridge_edge import durable
+from hybridge_edge import durable, failpoint
 from hybridge_edge.contract.errors import PackageRefused
 from hybridge_edge.contract.manifest import MAX_FILES, Manifest
 from hybridge_edge.contract.package_file import MANIFEST_FILE, SIGNATURE_FILE, FileEntry
@@ -120,7 +120,8 @@ class Package:
         check_listing(self.folder, self.manifest)
         for entry in self.manifest.files:
             with open_below(self.folder, entry.path) as descriptor:
-                _copy(descriptor, None, entry)
+                for _ in _checked(descriptor, entry):
+                    pass
 
     def copy_to(self, target: Path) -> None:
         """Copy the package into the empty folder ``target``, checking every byte on its way, and make it durable.
@@ -131,15 +132,13 @@ class Package:
         folders = {target}
         for entry in self.manifest.files:
             destination = target / entry.path
-            destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folders.update(parent for parent in destination.parents if target in parent.parents)
+            for folder in reversed([parent for parent in destination.parents if target in parent.parents]):
+                if folder not in folders:
+                    durable.make_folder(folder)
+                    folders.add(folder)
             with open_below(self.folder, entry.path) as source:
-                created = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-                try:
-                    _copy(source, created, entry)
-                    os.fsync(created)
-                finally:
-                    os.close(created)
+                durable.create(destination, _checked(source, entry))
+            failpoint.reach("package.file-copied")
         durable.write(target / SIGNATURE_FILE, self.signature)
         durable.write(target / MANIFEST_FILE, self.manifest.to_bytes())
         for folder in sorted(folders, reverse=True):
@@ -158,16 +157,15 @@ def _read(descriptor: int, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def _copy(source: int, target: int | None, entry: FileEntry) -> None:
+def _checked(source: int, entry: FileEntry) -> Iterator[bytes]:
+    """A file's content, piece by piece; PackageRefused at its end, or one byte beyond it, where it is another."""
     digest, size = hashlib.sha256(), 0
     while piece := os.read(source, _CHUNK_BYTES):
         size += len(piece)
         if size > entry.size:
             break
         digest.update(piece)
-        view = memoryview(piece)
-        while target is not None and view:
-            view = view[os.write(target, view) :]
+        yield piece
     _compare(entry, size, digest.hexdigest())
 
 

@@ -20,6 +20,7 @@ from hybridge_edge.contract import names
 from hybridge_edge.contract.document import canonical, parse
 from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, Unavailable
 from hybridge_edge.contract.report import DeviceReport, ModelReport
+from hybridge_edge.contract.scores import ScoreSketch
 from hybridge_edge.contract.sketch import Sketch
 from hybridge_edge.contract.telemetry import Telemetry
 from hybridge_edge.greengrass import Nucleus
@@ -38,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """How long a model's answers took since it answers, ``seconds`` ago: see contract.telemetry."""
+    """How long a model's answers took and how sure it was since it answers, ``seconds`` ago: contract.telemetry."""
 
     model: str
     version: str
@@ -47,6 +48,7 @@ class Durations:
     epoch: int
     seconds: int
     latency: Sketch
+    scores: ScoreSketch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +163,10 @@ class Reporter:
                 continue
             message = Telemetry(
                 self._thing, self._sequence, one.model, one.version, one.digest, one.rollout, one.epoch, one.seconds,
-                one.latency,
+                one.latency, one.scores,
             )  # fmt: skip
             try:
-                nucleus.publish_to_iot_core(names.telemetry_topic(self._thing), message.to_bytes())
+                nucleus.publish_to_iot_core(names.telemetry_topic(self._thing), _fitting_bytes(message))
             except Unavailable:
                 raise
             except HybridgeError as error:
@@ -200,6 +202,14 @@ class Reporter:
             self._nucleus = None
 
 
+def _fitting_bytes(telemetry: Telemetry) -> bytes:
+    """The message, without its scores where they would not fit beside the durations."""
+    try:
+        return telemetry.to_bytes()
+    except InvalidDocument:
+        return replace(telemetry, scores=None).to_bytes()
+
+
 def fitting(report: DeviceReport) -> DeviceReport:
     """The report within its limit.
 
@@ -217,7 +227,12 @@ def fitting(report: DeviceReport) -> DeviceReport:
 
 def _shorter(report: DeviceReport) -> Iterator[DeviceReport]:
     yield report
-    report = replace(report, models=tuple(replace(one, reason=one.reason[:40], provider="") for one in report.models))
+    report = replace(
+        report,
+        models=tuple(
+            replace(one, reason=one.reason[:40], provider="", degraded=one.degraded[:40]) for one in report.models
+        ),
+    )
     yield report
     for epoch in sorted({one.epoch for one in report.models if one.evidence is not None}):
         _log.warning("The report has no room for the evidence of models at epoch %d.", epoch)

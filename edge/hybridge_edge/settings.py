@@ -34,7 +34,7 @@ _NAMES = {
     "reportSeconds": "seconds between two reports while a rollout judges what runs here",
     "spool": "where samples wait for the uplink",
     "spoolMegabytes": "the most the spool may hold, in MiB",
-    "threads": "threads one run of a model may use",
+    "threads": "threads one run of a model may use, 0 for what the target says",
     "runSeconds": "the longest one run may take, in seconds, where its package states no limit",
     "pulseSeconds": "how long the serving process may show no life, in seconds, before it is killed and started again",
     "memoryMegabytes": "what loaded models may hold together, in MiB, 0 for no limit",
@@ -51,7 +51,7 @@ class ServeSettings:
     """Settings of a server; folders absolute, ``spool_megabytes`` and ``memory_megabytes`` in MiB.
 
     Attributes:
-        threads: for one run. live_share: of requests that the version before answers too.
+        threads: for one run, 0 for what the target says. live_share: of requests that the version before answers too.
         report_seconds: between reports in a rollout. run_seconds: the longest a run may take where its package says
             nothing. pulse_seconds: how long the worker may show no life.
         memory_megabytes: what loaded models may hold together, 0 for no limit. factory: a folder of packages to fall
@@ -148,7 +148,7 @@ def read(arguments: argparse.Namespace) -> ServeSettings:
         capture_confidence_below=configuration.number("captureConfidenceBelow", 0.0, 0.0, 1.0),
         spool=Path(configuration.text("spool", str(state / "spool"))).absolute(),
         spool_megabytes=configuration.integer("spoolMegabytes", 256, 1, MAX_SPOOL_MEGABYTES),
-        threads=configuration.integer("threads", 1, 1, MAX_THREADS),
+        threads=configuration.integer("threads", 0, 0, MAX_THREADS),
         live_share=configuration.number("liveShare", DEFAULT_LIVE_SHARE, 0.0, 1.0),
         report_seconds=configuration.number("reportSeconds", EVALUATING_SECONDS, 1.0, MAX_REPORT_SECONDS),
         pulse_seconds=configuration.number("pulseSeconds", DEFAULT_PULSE_SECONDS, 2.0, MAX_RUN_SECONDS),

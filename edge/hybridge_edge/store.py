@@ -4,7 +4,8 @@
     STORE/state.json              the ledger
     STORE/running, trials/        who loads and runs, and how often the worker died of it: see trials.py
     STORE/packages/HEX/           one verified package each, named by its digest
-    STORE/packages/.incoming-*    a copy under way; removed at the next start
+    STORE/passed.json             digests that passed their trial here: see admission.passed
+    STORE/packages/.incoming-*    a copy under way, or a removal; removed at the next start
 
 One process writes (the worker); the supervisor only counts crashes in ``trials``.
 """
@@ -12,37 +13,51 @@ One process writes (the worker); the supervisor only counts crashes in ``trials`
 from __future__ import annotations
 
 import logging
+import secrets
 import shutil
-import tempfile
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from hybridge_edge import durable, failpoint, ledger, trials
-from hybridge_edge.contract.errors import InvalidDocument, PackageRefused, Refused
+from hybridge_edge import durable, failpoint, ledger, private, trials
+from hybridge_edge.contract.document import sha256
+from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, PackageRefused, Refused
+from hybridge_edge.contract.manifest import MAX_MANIFEST_BYTES, Manifest
+from hybridge_edge.contract.package_file import MANIFEST_FILE
 from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.ledger import Installed, ModelRecord, Verdict, Wanted
-from hybridge_edge.package import Package
+from hybridge_edge.package import Package, read_small
 from hybridge_edge.trials import Table, Trial
 from hybridge_edge.trust import open_package
 
 _LOG = logging.getLogger(__name__)
 _INCOMING = ".incoming-"
-RESERVE_BYTES = 64 * 1024 * 1024
-"""What an installation leaves free on the disk, for the ledger and the spool's bookkeeping."""
 
 
 class Store:
-    """The store in ``folder``, made if need be. The caller holds its lock."""
+    """The store in ``folder``, made if need be. The caller holds its lock.
+
+    Raises:
+        Refused: a folder of it is a link, belongs to somebody else, or may be written by others.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._packages = folder / "packages"
         self._ledger_file = folder / "state.json"
         for path in (folder, self._packages, folder / trials.FOLDER):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for leftover in self._packages.glob(f"{_INCOMING}*"):
-            shutil.rmtree(leftover)
+            private.folder(path, "the store's folder")
+        private.file(self._ledger_file, "the store's ledger")
+        with suppress(OSError):  # of a parent that may not be read, or a file system without fsync of folders
+            durable.sync_folder(folder)
+            durable.sync_folder(folder.parent)
+        for leftover in sorted(self._packages.glob(f"{_INCOMING}*")):
+            durable.remove_tree(leftover)
+            failpoint.reach("store.leftover-removed")
+        for unfinished in durable.unfinished(folder):
+            durable.remove(unfinished)
+            failpoint.reach("store.leftover-removed")
         self.table = Table(folder)
         self._records = self._read_ledger()
 
@@ -60,6 +75,7 @@ class Store:
             raise Refused(f"The store holds {ledger.MAX_MODELS} models already.", "Retire one first.")
         durable.write(self._ledger_file, ledger.to_bytes(records))
         self._records = records
+        failpoint.reach("store.ledger-written")
 
     def want(self, record: ModelRecord, wanted: Wanted) -> ModelRecord:
         """Remember the hand-over being obeyed."""
@@ -73,19 +89,43 @@ class Store:
         self.save(record)
         return record
 
-    def quarantine(self, record: ModelRecord, verdict: Verdict) -> ModelRecord:
-        """Never run this digest again (until a higher epoch); the previous package is the active one."""
-        record = record.put_back(replace(verdict, reason=verdict.reason[: ledger.MAX_REASON]))
+    def condemn(self, record: ModelRecord, verdict: Verdict) -> ModelRecord:
+        """Never run this digest again (until a higher epoch); what answers stays."""
+        return self._condemned(record, record.condemned(_short(verdict)), verdict.digest)
+
+    def quarantine(
+        self,
+        record: ModelRecord,
+        verdict: Verdict,
+        successor: Installed | None,
+        *,
+        trusted: bool = False,
+        at: int | None = None,
+    ) -> ModelRecord:
+        """Never run the active digest again (until a higher epoch); ``successor`` is the active package, or none is.
+
+        Args:
+            trusted: the successor ran often enough before. at: see ``ModelRecord.succeeded``.
+        """
+        after = record.condemned(_short(verdict)).succeeded(successor, at, trusted=trusted)
+        return self._condemned(record, after, verdict.digest)
+
+    def fall_back(self, record: ModelRecord, successor: Installed, at: int | None) -> ModelRecord:
+        """``successor`` answers where nothing does."""
+        record = record.succeeded(successor, at, trusted=False)
         self.save(record)
-        trials.forget(self.folder, verdict.digest)
         return record
 
     def refuse(self, record: ModelRecord, verdict: Verdict) -> ModelRecord:
         """Remember why a package was not activated."""
-        record = record.with_refusal(replace(verdict, reason=verdict.reason[: ledger.MAX_REASON]))
-        self.save(record)
-        trials.forget(self.folder, verdict.digest)
-        return record
+        return self._condemned(record, record.with_refusal(_short(verdict)), verdict.digest)
+
+    def _condemned(self, before: ModelRecord, after: ModelRecord, digest: str) -> ModelRecord:
+        if after != before:
+            self.save(after)
+        trials.forget(self.folder, digest)
+        failpoint.reach("store.trials-forgotten")
+        return after
 
     def retire(self, record: ModelRecord) -> ModelRecord:
         """The model answers no more, and its packages may go; verdicts and the epoch stay."""
@@ -101,6 +141,7 @@ class Store:
         if not record.trusted:
             self.save(replace(record, trusted=True))
         trials.forget(self.folder, digest)
+        failpoint.reach("store.trials-forgotten")
 
     def holds(self, digest: str) -> bool:
         """Whether a package is installed; its content is checked when it is opened and read."""
@@ -115,32 +156,43 @@ class Store:
             raise PackageRefused(f"The store's package {digest[:19]} is another one.", "Hand it over again.")
         return package
 
+    def intact(self, digest: str) -> bool:
+        """Whether the installed bytes are still those of that digest, whoever signed them."""
+        folder = self._packages / _hex(digest)
+        try:
+            manifest = read_small(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES)
+            if sha256(manifest) != digest:
+                return False
+            Package(folder, Manifest.from_bytes(manifest), digest, b"").verify_files()
+        except HybridgeError:
+            return False
+        return True
+
+    def free_bytes(self) -> int:
+        """Room on the disk for packages."""
+        return shutil.disk_usage(self._packages).free
+
     def install(self, package: Package, trust: TrustDocument) -> Package:
         """Copy a believed package into the store, checking every byte; returns the installed one.
 
         Raises:
-            PackageRefused: altered since it was signed, or larger than the room on the disk.
+            PackageRefused: altered since it was signed, or the disk is full.
         """
         target = self._packages / _hex(package.digest)
         if target.is_dir():
             self.discard(package.digest)
-        size = sum(entry.size for entry in package.manifest.files)
-        free = shutil.disk_usage(self._packages).free
-        if free < size + RESERVE_BYTES:
-            raise PackageRefused(
-                f"The package needs {size >> 20} MB and {free >> 20} MB are free, of which {RESERVE_BYTES >> 20} MB "
-                "are kept.",
-                "Make room on the device.",
-                step="install",
-            )
-        incoming = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=self._packages))
+        incoming = self._new_incoming()
         try:
             package.copy_to(incoming)
             failpoint.reach("store.copied")
             durable.rename(incoming, target)
-        except BaseException:
-            shutil.rmtree(incoming, ignore_errors=True)
+        except BaseException as error:
+            with suppress(OSError):
+                durable.remove_tree(incoming)
+            if isinstance(error, OSError) and error.errno in durable.DISK_FULL:
+                raise PackageRefused("The disk is full.", "Make room on the device.", step="install") from None
             raise
+        failpoint.reach("store.installed")
         return open_package(target, trust)
 
     def discard(self, digest: str) -> None:
@@ -148,14 +200,30 @@ class Store:
         target = self._packages / _hex(digest)
         if not target.is_dir():
             return
-        doomed = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=self._packages))
+        doomed = self._new_incoming()
         durable.rename(target, doomed / "package")
-        shutil.rmtree(doomed)
+        failpoint.reach("store.discarding")
+        durable.remove_tree(doomed)
+        failpoint.reach("store.discarded")
 
-    def collect_garbage(self) -> None:
-        """Remove packages that no record needs."""
+    def _new_incoming(self) -> Path:
+        folder = self._packages / f"{_INCOMING}{secrets.token_hex(8)}"
+        durable.make_folder(folder)
+        failpoint.reach("store.incoming-made")
+        return folder
+
+    def collect_garbage(self, *, spare: bool = True) -> None:
+        """Remove packages that no record needs.
+
+        Args:
+            spare: also keep each model's newest good package of history (see ``ModelRecord.fallbacks``), to fall back
+                on where both the active and the previous one fail.
+        """
         kept = {_hex(digest) for record in self._records.values() for digest in record.kept_digests()}
-        for path in self._packages.iterdir():
+        for record in self._records.values() if spare else ():
+            others = (_hex(one.digest) for one in record.fallbacks() if one != record.previous)
+            kept |= set(next(((name,) for name in others if (self._packages / name).is_dir()), ()))
+        for path in sorted(self._packages.iterdir()):
             if path.name not in kept and not path.name.startswith(_INCOMING):
                 self.discard(f"sha256:{path.name}")
 
@@ -176,8 +244,13 @@ class Store:
             # A lost ledger is one of the rows of the design: the model components hand over again.
             aside = self._ledger_file.with_name(f"state.json.unreadable-{time.time_ns()}")
             durable.rename(self._ledger_file, aside)
+            failpoint.reach("store.ledger-aside")
             _LOG.error("%s It lies in %s now; models are installed again when their components start.", error, aside)
             return {}
+
+
+def _short(verdict: Verdict) -> Verdict:
+    return replace(verdict, reason=verdict.reason[: ledger.MAX_REASON])
 
 
 def _hex(digest: str) -> str:

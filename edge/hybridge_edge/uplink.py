@@ -152,6 +152,9 @@ class Uplink:
             done = self._put(batch.manifest.data_key, batch.data, stop)
             if not done or not self._put(batch.manifest_key, batch.manifest.to_bytes(), stop):
                 return False
+        for labels in made.labels:
+            if not self._put(labels.key, labels.data, stop):
+                return False
         for entry in made.unreadable:
             self._reader.set_aside(entry)
         if not self._until_done(self._reader.ack, stop):

@@ -11,22 +11,28 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Thread
 
 from hybridge_edge import engine, runtime, trust, vitals
 from hybridge_edge.admission.activation import Activation
-from hybridge_edge.contract.errors import HybridgeError
+from hybridge_edge.admission.factory import Factory
+from hybridge_edge.admission.trial import try_in_child
+from hybridge_edge.contract.errors import HybridgeError, Unavailable
 from hybridge_edge.lines import LineServer
 from hybridge_edge.management import Facts, Management
+from hybridge_edge.observe import logs, observer
 from hybridge_edge.reporting import Reporter, Snapshot
 from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.repository import Repository
+from hybridge_edge.serving.residents import Resident
 from hybridge_edge.serving.server import InferenceServer, quiet_grpc
 from hybridge_edge.serving.service import Service
 from hybridge_edge.serving.standing import durations, standing, under_evaluation
 from hybridge_edge.serving.watchdog import Watchdog
 from hybridge_edge.settings import ServeSettings
 from hybridge_edge.store import Store
+from hybridge_edge.targets.target import choose
 from hybridge_edge.version import installed_version
 
 _LOG = logging.getLogger(__name__)
@@ -37,13 +43,14 @@ DRAIN_S = 5.0
 
 def main() -> int:
     """Serve until SIGTERM, or until the supervisor is gone. Returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # Blocked here, before any thread starts, and waited for in serve(): a handler that runs just before a blocking call
     # would leave it blocked.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     Thread(target=_watch, args=(int(sys.argv[1]),), name="supervisor-watch", daemon=True).start()
     try:
-        return serve(ServeSettings.from_json(sys.argv[2]))
+        settings = ServeSettings.from_json(sys.argv[2])
+        logs.configure(settings.log_format)
+        return serve(settings)
     except HybridgeError as error:
         print(f"hybridge-edge: {error}", file=sys.stderr)
         return error.exit_code
@@ -61,7 +68,9 @@ def serve(settings: ServeSettings) -> int:
     quiet_grpc()
     version = installed_version()
     runtime_folder = runtime.folder()
-    runs_at_once = max(1, (os.cpu_count() or 1) // settings.threads)
+    target = choose(settings.target)
+    threads = target.threads_of_a_run(settings.threads)
+    runs_at_once = max(1, (os.cpu_count() or 1) // threads)
     gate = Gate(runs_at_once)
     store = Store(settings.store)
     ended_for: list[str] = []
@@ -76,12 +85,26 @@ def serve(settings: ServeSettings) -> int:
     life.start()
     watchdog = Watchdog(
         settings.run_seconds,
-        lambda resident, reason: activation.quarantine(resident.manifest.name, resident.digest, reason),
+        lambda resident, reason: _quarantine(activation, resident, reason),
         lambda resident: vitals.end_now(f"A run of {resident.manifest.name} {resident.manifest.version} hangs."),
     )
-    service = Service(gate, lambda model, digest: activation.proven(model, digest), settings.live_share, watchdog)
+
+    def broken(resident: Resident, reason: str) -> None:
+        activation.fall_back(resident.manifest.name, resident.digest, reason)
+
+    service = Service(
+        gate, lambda model, digest: activation.proven(model, digest), settings.live_share, watchdog, broken
+    )
     activation = Activation(
-        store, service, trust.read_trust, lambda package: engine.load(package, settings.threads), lambda: changed()
+        store,
+        service,
+        trust.read_trust,
+        lambda package, without: engine.load(package, threads, target, without),
+        lambda: changed(),
+        trial=lambda package, stop: try_in_child(package, threads, stop, target=target.name),
+        choice=lambda manifest: engine.choose(manifest, target),
+        factory=Factory(settings.factory),
+        memory_megabytes=settings.memory_megabytes,
     )
     reporter = _reporter(settings, service, store, version)
     changed: Callable[[], None] = reporter.changed if reporter is not None else lambda: None
@@ -92,7 +115,9 @@ def serve(settings: ServeSettings) -> int:
     network = runtime_folder / runtime.NETWORK_SOCKET if settings.tcp else None
     repository = Repository.of(store, service.residents, activation.load)
     server = InferenceServer(service, socket, network, version, lambda: _ready(store, service), repository)
-    facts = Facts(version, f"unix:{socket}", settings.tcp, str(settings.spool) if settings.captures else "")
+    watched = observer.start(settings, service, store, version)
+    spool = str(settings.spool) if settings.captures else ""
+    facts = Facts(version, f"unix:{socket}", settings.tcp, spool, target.name, watched.metrics)
     management_socket = runtime_folder / runtime.MANAGEMENT_SOCKET
     management = LineServer(management_socket, Management(service, store, activation, facts).answer)
     _start_capture(service, settings)
@@ -111,6 +136,7 @@ def serve(settings: ServeSettings) -> int:
     finally:
         server.stop(DRAIN_S)
         management.close()
+        watched.close()
         activation.close()
         service.live.close()
         if service.capture is not None:
@@ -122,11 +148,15 @@ def serve(settings: ServeSettings) -> int:
     return vitals.MEMORY_EXIT if ended_for else 0
 
 
+def _quarantine(activation: Activation, resident: Resident, reason: str) -> None:
+    """Without waiting for it: the watchdog has other runs to look at."""
+    with suppress(Unavailable, RuntimeError):  # under way; or the server stops
+        activation.quarantine(resident.manifest.name, resident.digest, reason, timeout_s=0)
+
+
 def _ready(store: Store, service: Service) -> bool:
     """Every model that should be active answers."""
-    return all(
-        service.residents.active(record.model) for record in store.records().values() if record.active is not None
-    )
+    return all(service.residents.active(record.model) for record in store.records().values() if record.should_answer)
 
 
 def _start_capture(service: Service, settings: ServeSettings) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 from hybridge_edge.contract.batch import BatchManifest
 from hybridge_edge.contract.examination import Golden, GoldenTensor
+from hybridge_edge.contract.feedback import Feedback
 from hybridge_edge.contract.handover import Handover, HandoverAnswer
 from hybridge_edge.contract.lineage import Lineage
 from hybridge_edge.contract.manifest import Manifest, Variant
 from hybridge_edge.contract.package_file import FileEntry
 from hybridge_edge.contract.report import DeviceReport, ModelReport
 from hybridge_edge.contract.sample import Sample
+from hybridge_edge.contract.scores import ScoreSketch
+from hybridge_edge.contract.sketch import Sketch
 from hybridge_edge.contract.states import Mode, PackageState
+from hybridge_edge.contract.telemetry import Telemetry
 from hybridge_edge.contract.tensors import Tensor, TensorSpec
 from hybridge_edge.contract.window import Window
 
@@ -88,6 +93,21 @@ REPORT = DeviceReport(
 HANDOVER = Handover("watch", "/greengrass/v2/packages/x", DIGEST, "rollout-1", 3, Mode.ACTIVATE)
 ANSWER = HandoverAnswer(PackageState.ACTIVE, "watch", "1.2.3", DIGEST, 3)
 
+FEEDBACK = Feedback("watch/12/400", "watch", "ABD", "nurse", 0.5, 1_790_000_000_000)
+TELEMETRY = Telemetry(
+    "watch-1",
+    7,
+    "watch",
+    "1.2.3",
+    DIGEST,
+    "first",
+    1,
+    60,
+    Sketch([(100, 5), (120, 1)]),
+    ScoreSketch([(10, 2), (48, 4)]),
+)
+PLAIN_TELEMETRY = replace(TELEMETRY, scores=None)
+
 WINDOW = Window(
     "watch/12/400",
     (
@@ -104,4 +124,7 @@ GOLDEN = {
     "handover.json": HANDOVER.to_line(),
     "handover-answer.json": ANSWER.to_line(),
     "window.bin": WINDOW.to_bytes(),
+    "feedback.bin": FEEDBACK.to_bytes(),
+    "telemetry.json": TELEMETRY.to_bytes(),
+    "telemetry-plain.json": PLAIN_TELEMETRY.to_bytes(),
 }

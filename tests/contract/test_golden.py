@@ -10,6 +10,7 @@ import pytest
 
 from hybridge_edge.contract.batch import BatchManifest
 from hybridge_edge.contract.errors import InvalidDocument
+from hybridge_edge.contract.feedback import Feedback
 from hybridge_edge.contract.handover import Handover
 from hybridge_edge.contract.manifest import Manifest
 from hybridge_edge.contract.report import DeviceReport
@@ -26,6 +27,7 @@ READERS = {
     "report.json": DeviceReport.from_bytes,
     "handover.json": Handover.from_line,
     "window.bin": Window.from_bytes,
+    "feedback.bin": Feedback.from_bytes,
 }
 
 
@@ -46,6 +48,7 @@ VALUES = {
     "report.json": DOCUMENTS.REPORT,
     "handover.json": DOCUMENTS.HANDOVER,
     "window.bin": DOCUMENTS.WINDOW,
+    "feedback.bin": DOCUMENTS.FEEDBACK,
 }
 
 

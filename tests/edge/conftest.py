@@ -250,7 +250,11 @@ def activate(store_folder: Path, built: Built) -> None:
     """Have a package be the active one of a store before any server starts on it."""
     service = Service(Gate(1), lambda model, digest: None)
     activation = Activation(
-        Store(store_folder), service, lambda: trust_of(signer()), lambda package: load(package, 1), lambda: None
+        Store(store_folder),
+        service,
+        lambda: trust_of(signer()),
+        lambda package, without: load(package, 1),
+        lambda: None,
     )
     answer = activation.hand_over(built.handover(1))
     activation.close()

@@ -14,16 +14,25 @@ _Model = Annotated[str, typer.Option("--model", help="The model whose samples ar
 
 @app.command("import")
 def import_labels(
-    file: Annotated[Path, typer.Argument(help="A .csv (sample_id, label[, source, confidence]) or .jsonl.")],
     model: _Model,
+    file: Annotated[
+        Path | None, typer.Argument(help="A .csv (sample_id, label[, source, confidence]) or .jsonl.")
+    ] = None,
     source: Annotated[str, typer.Option("--source", help="Who says so, where a line does not.")] = "import",
+    returned: Annotated[bool, typer.Option("--returned", help="What was said on devices, instead of a file.")] = False,
 ) -> None:
     """Import labels. All lines or none: a line that is no label is named, and nothing is taken."""
     from hybridge_cloud.aws.s3 import Bucket
     from hybridge_cloud.data import labels
+    from hybridge_edge.contract.errors import Refused, UsageError
 
-    found = labels.read_file(file, source)
-    key, new = labels.store(Bucket.from_environment(), model, found)
+    if (file is None) != returned:
+        raise UsageError("Labels come from a file or, with --returned, from devices.", "Name one of the two.")
+    found = labels.read_file(file, source) if file is not None else ()
+    bucket = Bucket.from_environment()
+    if file is None and not (found := labels.returned(bucket, model)):
+        raise Refused(f"No device has said a label of {model} yet.", "See hybridge-edge feedback.")
+    key, new = labels.store(bucket, model, found)
     sources = ", ".join(sorted({label.source for label in found}))
     typer.echo(f"{len(found)} labels of {model} from {sources}: {key}{'' if new else ' (was there already)'}")
 

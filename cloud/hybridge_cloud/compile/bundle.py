@@ -17,6 +17,8 @@ from hybridge_cloud.training.output_folder import output_folder, refuse_unwritab
 from hybridge_cloud.training.project_code import project_code
 from hybridge_cloud.training.run import Run, read_run
 from hybridge_cloud.training.task import Arrays, Task
+from hybridge_edge.admission.lint import STEP as LINT
+from hybridge_edge.admission.lint import lint, used_control_flow
 from hybridge_edge.arrays import to_tensor
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import sha256
@@ -25,6 +27,7 @@ from hybridge_edge.contract.lineage import Lineage
 from hybridge_edge.contract.manifest import Manifest, Variant
 from hybridge_edge.contract.package_file import MANIFEST_FILE, FileEntry
 from hybridge_edge.contract.tensors import TensorSpec
+from hybridge_edge.engine import readable
 
 FEATURES_FILE = "features.onnx"
 MODEL_FILE = "model.onnx"
@@ -53,7 +56,8 @@ def compile_run(run_folder: Path, out: Path, version: str = "", against: Sequenc
             disagreed; a rollout over a package that is not among them is held.
 
     Raises:
-        PackageRefused: the graphs do not answer as torch does, or outside their guards. Refused: a module cannot be
+        PackageRefused: the graphs do not answer as torch does, or outside their guards, or hold what no device takes.
+        Refused: a module cannot be
         exported, the run is damaged, or a package cannot be compared with. Conflict: ``out`` is there already.
         UsageError: ``run_folder`` is no run.
     """
@@ -107,7 +111,10 @@ def _compile(run: Run, out: Path, package_version: str, against: Sequence[Path])
         guards=choose_guards(project.guards, answers["held-out"], task.confidence_output),
         comparisons=tuple(one.comparison for one in measured),
         probes=probes.probes,
+        budgets=project.budgets,
+        control_flow=used_control_flow(features_onnx, model_onnx),
     )
+    _refuse_by_policy(manifest, features_onnx, model_onnx)
     _refuse_other_inputs(task, run.heldout.inputs)
     with output_folder(out) as folder:
         for path, content in files.items():
@@ -115,6 +122,17 @@ def _compile(run: Run, out: Path, package_version: str, against: Sequence[Path])
             (folder / path).write_bytes(content)
         (folder / MANIFEST_FILE).write_bytes(manifest.to_bytes())
     return Compiled(out, manifest, parity, probes, measured)
+
+
+def _refuse_by_policy(manifest: Manifest, features_onnx: bytes, model_onnx: bytes) -> None:
+    """What every device would refuse is not compiled; with the same reader and rules as there."""
+    here = readable()
+    for path, content, inputs, outputs in (
+        (FEATURES_FILE, features_onnx, manifest.inputs, manifest.features),
+        (MODEL_FILE, model_onnx, manifest.features, manifest.outputs),
+    ):
+        for finding in lint(path, content, inputs, outputs, manifest.control_flow, here):
+            raise PackageRefused(finding.reason, finding.remedy, step=LINT)
 
 
 def _lineage(run: Run) -> Lineage:

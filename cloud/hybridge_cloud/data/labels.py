@@ -10,17 +10,19 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import canonical, parse, sha256
 from hybridge_edge.contract.errors import Conflict, HybridgeError, Refused, UsageError
+from hybridge_edge.contract.feedback import MAX_WORDS
 
 if TYPE_CHECKING:
     from hybridge_cloud.aws.s3 import Bucket
 
+DEVICES_PREFIX = "devices/"
 MAX_FILE_BYTES = 256 * 1024**2
 MAX_LABELS = 1_000_000
 """Labels in one file."""
@@ -46,8 +48,8 @@ class Label:
     def __post_init__(self) -> None:
         names.sample_id(self.sample_id)
         for what, text in (("label", self.label), ("source", self.source)):
-            if not 1 <= len(text) <= 128 or not text.isprintable() or text != text.strip():
-                raise Refused(f"The {what} {text[:80]!r} is not 1 to 128 printable characters.")
+            if not 1 <= len(text) <= MAX_WORDS or not text.isprintable() or text != text.strip():
+                raise Refused(f"The {what} {text[:80]!r} is not 1 to {MAX_WORDS} printable characters.")
         if not 0.0 <= self.confidence <= 1.0:
             raise Refused(f"The confidence {self.confidence} is not between 0 and 1.")
 
@@ -64,6 +66,7 @@ class Label:
             reader.text("source", source) if source else reader.text("source"),
             reader.number("confidence", 1.0),
         )
+        reader.ignore("at_ms")  # a device says when; which label counts is decided by confidence alone
         reader.close()
         return label
 
@@ -155,6 +158,28 @@ def _rows(path: Path, rows: csv.DictReader[str]) -> Iterator[dict[str | Any, str
         yield from rows
     except csv.Error as error:
         raise Refused(f"{path} is not CSV after line {rows.line_num}: {error}.", "Correct it.") from None
+
+
+def returned(bucket: Bucket, model: str) -> tuple[Label, ...]:
+    """The labels of a model that devices have said and their uplinks have brought; the source names the device.
+
+    Raises:
+        Refused: an object that holds anything else, with its key; nothing is taken then.
+    """
+    found: list[Label] = []
+    for key, _, _ in bucket.list(DEVICES_PREFIX):
+        named = names.parse_returned_labels_key(key)
+        if named is None or named[1] != model:
+            continue
+        for number, line in enumerate(bucket.get(key).splitlines(), 1):
+            try:
+                label = Label.from_line(line)
+            except HybridgeError as error:
+                raise Refused(f"Line {number} of {key} is no label: {error.message}", "Remove the object.") from None
+            found.append(replace(label, source=f"{named[0]}/{label.source}"[:MAX_WORDS].strip()))
+            if len(found) > MAX_LABELS:
+                raise Refused(f"Devices have said more than {MAX_LABELS} labels.", "Remove those imported already.")
+    return tuple(found)
 
 
 def store(bucket: Bucket, model: str, labels: Iterable[Label]) -> tuple[str, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +15,7 @@ from hybridge_cloud.training.loop import TrainConfig
 from hybridge_cloud.training.project_code import MODULE_PREFIX, project_code
 from hybridge_cloud.training.task import Task
 from hybridge_edge.contract import names
+from hybridge_edge.contract.budgets import Budgets
 from hybridge_edge.contract.document import Reader
 from hybridge_edge.contract.errors import Refused, UsageError
 from hybridge_edge.contract.expectations import Guard
@@ -50,7 +51,7 @@ class Project:
 
     Attributes:
         task_class: FILE:CLASS, below the folder. version: of the first package. max_batch: rows one run may hold.
-        guards: bounds of outputs that the project states itself.
+        guards: bounds of outputs that the project states itself. budgets: what a device holds its packages to.
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class Project:
     parity: ParityConfig
     max_batch: int
     guards: tuple[Guard, ...] = ()
+    budgets: Budgets = field(default_factory=Budgets)
 
     def task(self) -> Task:
         """Import the task's class and make one. Raises Refused where it is not there or not a Task."""
@@ -110,6 +112,7 @@ def load_project(folder: Path) -> Project:
         parity=reader.object("parity", ParityConfig.read),
         max_batch=reader.object("package", lambda package: package.integer("max_batch", minimum=1, maximum=1024)),
         guards=reader.objects("guards", Guard.read, ()),
+        budgets=reader.object("budgets", Budgets.read) if "budgets" in reader.names() else Budgets(),
     )
     reader.close()
     return project

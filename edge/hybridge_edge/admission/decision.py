@@ -5,10 +5,13 @@
 | an epoch lower than the one obeyed                   | SUPERSEDED, or ALREADY where it asks for what runs |
 | the same epoch, another package                      | SUPERSEDED: one epoch asks for one thing |
 | a digest quarantined at this epoch or a later one    | QUARANTINED; only a higher epoch lifts it |
+| a digest whose trial ended badly at this epoch       | REFUSED, without another trial; a higher epoch tries again |
 | the digest that runs                                 | ALREADY; a higher epoch is remembered |
 | anything else                                        | ACTIVATE, STAGE or RETIRE |
 
-A refused package that is asked for again is tried again: what stood against it (a trust file, a full disk) may be gone.
+A package refused for anything but its trial is examined again when it is asked for again: what stood against it (a
+trust file, a full disk) may be gone. A trial that a package did not survive is not repeated: it may have cost the
+device.
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ from hybridge_edge.contract.handover import Handover
 from hybridge_edge.contract.states import Mode
 from hybridge_edge.ledger import ModelRecord
 
+TRIAL = "trial"
+"""The step whose refusals are remembered as final for an epoch."""
+
 
 class Action(Enum):
     """What the server does about a hand-over."""
@@ -30,6 +36,7 @@ class Action(Enum):
     ALREADY = "already"
     SUPERSEDED = "superseded"
     QUARANTINED = "quarantined"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,4 +71,7 @@ def decide(record: ModelRecord, handover: Handover, resident: bool) -> Decision:
         return Decision(Action.QUARANTINED, quarantine.reason)
     if resident and handover.mode is Mode.ACTIVATE:
         return Decision(Action.ALREADY)
+    refusal = record.refusal_of(handover.digest)
+    if refusal is not None and refusal.step == TRIAL and handover.epoch <= refusal.epoch:
+        return Decision(Action.REFUSED, f"{refusal.reason} It is tried again at a higher epoch.")
     return Decision(Action.STAGE if handover.mode is Mode.STAGE else Action.ACTIVATE)

@@ -23,9 +23,7 @@ def check_golden(package: Package, engine: Engine) -> None:
         PackageRefused: step golden, with the output and its largest difference.
     """
     golden = package.manifest.golden
-    inputs = {
-        tensor.name: load_array(package, tensor.path, "golden") for tensor in golden.tensors if tensor.role == "input"
-    }
+    inputs = golden_inputs(package)
     wanted = {
         tensor.name: load_array(package, tensor.path, "golden") for tensor in golden.tensors if tensor.role == "output"
     }
@@ -40,6 +38,12 @@ def check_golden(package: Package, engine: Engine) -> None:
         raise PackageRefused(f"The golden inputs cannot be run: {error}", _COMPILE_AGAIN, step="golden") from None
     for name, want in wanted.items():
         _compare(name, outputs.get(name), want, golden.rtol, golden.atol)
+
+
+def golden_inputs(package: Package) -> dict[str, Array]:
+    """The inputs by name, batch first. PackageRefused, step golden, where a file holds none."""
+    tensors = package.manifest.golden.tensors
+    return {tensor.name: load_array(package, tensor.path, "golden") for tensor in tensors if tensor.role == "input"}
 
 
 def load_array(package: Package, path: str, step: str) -> Array:

@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask once and print the answer as JSON. Returns the exit code."""
-    specs = _inputs_of(arguments.model)
-    arrays = dict(_read(text, specs) for text in arguments.input)
+    specs = inputs_of(arguments.model)
+    arrays = dict(read_input(text, specs) for text in arguments.input)
     with Client.connect() as client:
         answer = client.infer(
             arguments.model,
@@ -50,12 +50,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _inputs_of(model: str) -> dict[str, TensorSpec]:
+def inputs_of(model: str) -> dict[str, TensorSpec]:
+    """The raw inputs of a model, as the running server says them."""
     reader, _ = tell(canonical({"verb": "describe", "model": model}), TIMEOUT_S)
     return {spec.name: spec for spec in reader.objects("inputs", TensorSpec.read)}
 
 
-def _read(text: str, specs: dict[str, TensorSpec]) -> tuple[str, Array]:
+def read_input(text: str, specs: dict[str, TensorSpec]) -> tuple[str, Array]:
+    """The name and array of ``[NAME=]FILE.npy``, batch first, of the input's type. Raises UsageError."""
     name, _, file = text.rpartition("=")
     if not name:
         if len(specs) != 1:
@@ -85,6 +87,7 @@ def _to_json(answer: InferenceAnswer) -> dict[str, object]:
         "outputs": {name: _listed(array) for name, array in answer.outputs.items()},
         "microseconds": {
             "queue": answer.queue_us,
+            "copy": answer.copy_us,
             "features": answer.features_us,
             "infer": answer.infer_us,
             "total": answer.total_us,

@@ -37,7 +37,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _server(reader: Reader) -> str:
     tcp, spool = reader.text("tcp"), reader.text("spool")
+    metrics, target = reader.text("metrics", ""), reader.text("target", "")
     where = reader.text("inference") + (f" and {tcp}" if tcp else "")
     uptime = f"up {reader.number('uptime_s'):.0f} s"
     version, pid = reader.text("version"), reader.integer("pid")
-    return f"hybridge-edge {version}, pid {pid}, {uptime}, on {where}{', capturing into ' + spool if spool else ''}"
+    kind = f", a {target}" if target else ""
+    watched = f", metrics on {metrics}" if metrics else ""
+    capturing = f", capturing into {spool}" if spool else ""
+    return f"hybridge-edge {version}, pid {pid}, {uptime}{kind}, on {where}{watched}{capturing}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import time
 from pathlib import Path
 
@@ -9,6 +11,10 @@ from hybridge_edge import lines, runtime
 from hybridge_edge.contract.document import Reader, canonical, parse
 from hybridge_edge.contract.errors import Refused, Unavailable
 
+ACT_S = 75.0
+"""How long a verb that loads a model may take; longer than the server lets it (activation.ANSWER_WITHIN_S)."""
+ASK_S = 15.0
+"""The same of the others; longer than a label may wait for the disk."""
 ANSWER_LIMIT_BYTES = lines.MAX_ANSWER_BYTES
 _LOOK_AGAIN_S = 0.1
 
@@ -37,3 +43,15 @@ def tell(line: bytes, timeout_s: float) -> tuple[Reader, bytes]:
     if not reader.boolean("ok"):
         raise Refused(reader.text("message"), reader.text("remedy", ""))
     return reader, answer
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The flag that every verb for people has."""
+    parser.add_argument("--json", action="store_true", help="print the server's whole answer")
+
+
+def shown(arguments: argparse.Namespace, answer: bytes) -> bool:
+    """Whether the answer was asked for as JSON, and is printed now."""
+    if arguments.json:
+        print(json.dumps(json.loads(answer), indent=2))
+    return bool(arguments.json)

@@ -91,7 +91,8 @@ class PackageRefused(Refused):
     """A package is altered, unsigned, not for this device, or fails its own golden inputs.
 
     Args:
-        step: the step of activation that refused it: verify, lint, load, golden, warm-up or budget.
+        step: the step of activation that refused it: verify, lint, install, trial, load, golden, warm-up, budget or
+            probes.
     """
 
     code = "PACKAGE_REFUSED"

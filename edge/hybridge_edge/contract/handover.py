@@ -68,7 +68,10 @@ class Handover:
 
 @dataclass(frozen=True, slots=True)
 class HandoverAnswer:
-    """What became of it. ``seen_before`` tells a first refusal (the deployment fails) from a repeated one."""
+    """What became of it. ``seen_before`` tells a first refusal (the deployment fails) from a repeated one.
+
+    ``note`` says what was measured and planned, for people; where it says nothing it is not written.
+    """
 
     state: PackageState
     model: str
@@ -77,6 +80,7 @@ class HandoverAnswer:
     epoch: int
     reason: str = ""
     seen_before: bool = False
+    note: str = ""
 
     def to_line(self) -> bytes:
         return canonical(
@@ -89,5 +93,6 @@ class HandoverAnswer:
                 "epoch": self.epoch,
                 "reason": self.reason,
                 "seen_before": self.seen_before,
+                **({"note": self.note} if self.note else {}),
             }
         )

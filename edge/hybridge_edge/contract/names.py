@@ -142,6 +142,21 @@ def parse_batch_manifest_key(key: str) -> tuple[str, str, str] | None:
     return parts[1], parts[3], parts[4].removesuffix(".json")
 
 
+def returned_labels_key(thing: str, model: str, stem: str) -> str:
+    """Labels that were said on a device, as the uplink brings them."""
+    return f"devices/{thing_name(thing)}/labels/{model_name(model)}/{stem}.jsonl"
+
+
+def parse_returned_labels_key(key: str) -> tuple[str, str] | None:
+    """``(thing, model)`` of such a key, or None for any other key."""
+    parts = key.split("/")
+    if len(parts) != 5 or parts[0] != "devices" or parts[2] != "labels" or not parts[4].endswith(".jsonl"):
+        return None
+    if _THING.fullmatch(parts[1]) is None or _MODEL.fullmatch(parts[3]) is None:
+        return None
+    return parts[1], parts[3]
+
+
 def labels_prefix(model: str) -> str:
     return f"labels/{model_name(model)}/"
 

@@ -73,6 +73,7 @@ class ModelReport:
     Attributes:
         rollout, epoch: the last hand-over obeyed. state: of ``version``/``digest``, with ``reason`` where refused.
         requests, failures: since the server started. evidence: None where the version was not compared.
+        degraded: why it does not run where this kind of device should run it; "" where it does. Not written then.
     """
 
     model: str
@@ -86,11 +87,14 @@ class ModelReport:
     requests: int = 0
     failures: int = 0
     evidence: Evidence | None = None
+    degraded: str = ""
 
     def to_json(self) -> dict[str, object]:
-        evidence: dict[str, object] = {} if self.evidence is None else {"evidence": self.evidence.to_json()}
+        fields: dict[str, object] = {} if self.evidence is None else {"evidence": self.evidence.to_json()}
+        if self.degraded:
+            fields["degraded"] = self.degraded[:200]
         return {
-            **evidence,
+            **fields,
             "model": self.model,
             "version": self.version,
             "digest": self.digest,
@@ -117,6 +121,7 @@ class ModelReport:
             requests=reader.integer("requests", 0),
             failures=reader.integer("failures", 0),
             evidence=reader.object("evidence", Evidence.read) if "evidence" in reader.names() else None,
+            degraded=reader.text("degraded", ""),
         )
 
 

@@ -1,6 +1,6 @@
-"""How long a model takes on a device: a message a model on ``hybridge/THING/telemetry``. Format 1, at most 5 KB.
+"""How long a model takes on a device and how sure it is: a message a model on ``hybridge/THING/telemetry``.
 
-Telemetry is for people and graphs; what a rollout is judged by stands in the report.
+Format 1, at most 5 KB. Telemetry is for people and graphs; what a rollout is judged by stands in the report.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import canonical, parse
 from hybridge_edge.contract.errors import InvalidDocument
+from hybridge_edge.contract.scores import ScoreSketch
 from hybridge_edge.contract.sketch import Sketch
 
 FORMAT = 1
@@ -18,11 +19,12 @@ MAX_TELEMETRY_BYTES = 5 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """One model's durations since it answers here, or since the server started.
+    """One model's durations and scores since it answers here, or since the server started.
 
     Attributes:
         sequence: of the report it was sent with. rollout, epoch: the last hand-over obeyed.
         seconds: how long it has answered. latency: features and model of each answer, microseconds.
+        scores: the confidence of each row; None where the model has none. Not written then.
     """
 
     thing: str
@@ -34,11 +36,14 @@ class Telemetry:
     epoch: int
     seconds: int
     latency: Sketch
+    scores: ScoreSketch | None = None
 
     def to_bytes(self) -> bytes:
         """The message. Raises InvalidDocument over 5 KB."""
+        scores: dict[str, object] = {} if self.scores is None else {"scores": self.scores.to_json()}
         data = canonical(
             {
+                **scores,
                 "format": FORMAT,
                 "thing": self.thing,
                 "sequence": self.sequence,
@@ -71,6 +76,7 @@ class Telemetry:
             epoch=reader.integer("epoch"),
             seconds=reader.integer("seconds"),
             latency=reader.object("latency_us", Sketch.read),
+            scores=reader.object("scores", ScoreSketch.read) if "scores" in reader.names() else None,
         )
         reader.close()
         return telemetry

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from time import perf_counter_ns
 from typing import Any
 
@@ -13,7 +13,7 @@ import onnxruntime
 from hybridge_edge.contract.errors import PackageRefused
 from hybridge_edge.contract.manifest import Variant
 from hybridge_edge.contract.tensors import BYTES, TensorSpec
-from hybridge_edge.engine import Array, Arrays, EngineResult, Stop
+from hybridge_edge.engine import Array, Arrays, EngineResult, ProviderFailed, Readable, Stop
 from hybridge_edge.package import Package
 
 _TYPES = {
@@ -32,7 +32,10 @@ _TYPES = {
     "tensor(string)": BYTES,
 }
 _COMPILE_AGAIN = "Compile the package again."
-_ERRORS_ONLY = 3
+_ERRORS_ONLY, _FATAL_ONLY = 3, 4
+OLDEST_IR_VERSION, OLDEST_OPSET = 8, 17
+"""Every ONNX Runtime that the edge's dependencies allow reads these."""
+MAX_STEPS = 40
 
 
 def available_providers() -> tuple[str, ...]:
@@ -40,26 +43,65 @@ def available_providers() -> tuple[str, ...]:
     return tuple(onnxruntime.get_available_providers())
 
 
+def installed_version() -> str:
+    """Of ONNX Runtime."""
+    return str(onnxruntime.__version__)
+
+
+@cache
+def readable() -> Readable:
+    """The newest IR version and opset that the installed runtime reads, found by having it read graphs of one node.
+
+    No table of ours could know the runtime that a device brings. A session of one node takes half a millisecond.
+    """
+    ir_version = _newest(OLDEST_IR_VERSION, lambda number: _identity(number, OLDEST_OPSET))
+    return Readable(ir_version, _newest(OLDEST_OPSET, lambda number: _identity(ir_version, number)))
+
+
+def _newest(number: int, make: Callable[[int], bytes]) -> int:
+    """The last of the numbers in a row whose file is read."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    options.intra_op_num_threads = 1
+    for candidate in range(number, number + MAX_STEPS):
+        try:
+            onnxruntime.InferenceSession(make(candidate), options, providers=["CPUExecutionProvider"])
+        except Exception:  # onnxruntime raises a dozen classes with no common root of its own
+            break
+        number = candidate
+    return number
+
+
+def _identity(ir_version: int, opset: int) -> bytes:
+    """An ONNX file, a -> Identity -> b, FP32 of shape [1], both versions below 128 (onnx.proto, wire format)."""
+    value = "0a0161120a0a08080112040a020801"
+    graph = bytes.fromhex(f"0a100a016112016222084964656e746974791201675a0f{value}620f{value.replace('61', '62', 1)}")
+    return bytes([0x08, ir_version, 0x3A, len(graph)]) + graph + bytes([0x42, 4, 0x0A, 0, 0x10, opset])
+
+
 class OnnxEngine:
     """Both graphs of one variant, loaded."""
 
-    def __init__(self, package: Package, variant: Variant, providers: Sequence[str], threads: int) -> None:
+    def __init__(
+        self, package: Package, variant: Variant, provider: str, threads: int, *, spinning: bool = False
+    ) -> None:
         manifest = package.manifest
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
         # Spinning wins microseconds on an idle machine and takes a core from the sensors on a busy one.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._features = _session(package, variant.features, options, providers)
-        self._model = _session(package, variant.model, options, providers)
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+        self._features = _session(package, variant.features, options, provider)
+        self._model = _session(package, variant.model, options, provider)
         _check_signature(variant.features, self._features, manifest.inputs, manifest.features)
         _check_signature(variant.model, self._model, manifest.features, manifest.outputs)
         self._features = _with_bytes(self._features, manifest.inputs, manifest.features)
         self._model = _with_bytes(self._model, manifest.features, manifest.outputs)
         self._feature_names = [spec.name for spec in manifest.features]
         self._output_names = [spec.name for spec in manifest.outputs]
-        self.provider: str = self._model.get_providers()[0]
+        self.provider = provider
+        self.degraded = ""
 
     def run(self, inputs: Arrays, stop: Stop | None = None) -> EngineResult:
         """Run checked inputs through both graphs; onnxruntime's sessions may be shared by threads.
@@ -81,12 +123,24 @@ class OnnxEngine:
         del self._features, self._model
 
 
-def _session(package: Package, path: str, options: Any, providers: Sequence[str]) -> Any:
+def _session(package: Package, path: str, options: Any, provider: str) -> Any:
+    """A session on ``provider``, which takes what that one cannot run to the CPU by itself, node by node.
+
+    Raises:
+        ProviderFailed: the graph cannot be loaded there, or the runtime quietly took another provider.
+    """
     content = package.read(path)
     try:
-        return onnxruntime.InferenceSession(content, options, providers=list(providers))
+        # Without this the Python binding prints to stdout and takes the CPU, and nobody hears of it.
+        session = onnxruntime.InferenceSession(content, options, providers=[provider], enable_fallback=0)
     except Exception as error:  # onnxruntime raises a dozen classes with no common root of its own
-        raise PackageRefused(f"{path} cannot be loaded: {_first_line(error)}", _COMPILE_AGAIN, step="load") from None
+        reason = f"{path} cannot be loaded on {provider}: {_first_line(error)}"
+        raise ProviderFailed(reason, _COMPILE_AGAIN, step="load") from None
+    if (found := session.get_providers()[0]) != provider:
+        raise ProviderFailed(
+            f"{path} was to run on {provider} and got {found}.", "See hybridge-edge doctor.", step="load"
+        )
+    return session
 
 
 class _BytesSession:

@@ -108,9 +108,12 @@ class Gate:
 
     @contextmanager
     def enter(self, timeout_s: float) -> Iterator[None]:
-        """Hold one of the places alone, waiting at most ``timeout_s`` seconds for it. Raises as ``run``."""
+        """Hold one of the places alone, for work beside the requests. Raises Overloaded after ``timeout_s`` seconds."""
         ticket = Ticket(Call(timeout_s))
-        self._wait_for_turn(ticket)
+        try:
+            self._wait_for_turn(ticket)
+        except DeadlineExceeded as error:  # nobody's deadline but this wait's
+            raise Overloaded(error.message, error.remedy) from None
         try:
             yield
         finally:

@@ -27,7 +27,8 @@ class Resident:
     """A model in memory.
 
     Attributes:
-        trial: marks its runs. tally: counts since it answers. overruns: runs in a row that the watchdog ended.
+        trial: marks its runs. tally: counts since it answers. overruns, failures: runs in a row that
+            the watchdog ended, and that an accelerator did not do.
         against: digest of the version it took over from, "" for none. paired: what the probes said of the two.
         put_back: it answers again after another version did. since: when it began to answer, monotonic seconds.
         heard: when a hand-over last asked for it anew, monotonic seconds.
@@ -40,7 +41,7 @@ class Resident:
         self.signature = Signature(manifest)
         self.trial = trial or unmarked()
         self.constancy = Constancy(manifest.guards)
-        self.overruns = 0
+        self.overruns = self.failures = 0
         self.leases = 0
         self.retired = False
         self.answers = 0
@@ -114,6 +115,21 @@ class Residents:
         for one in doomed:
             self._retire(one)
 
+    def replace(self, old: Resident, fresh: Resident) -> bool:
+        """``fresh``, the same package in another engine, takes over from ``old`` with its counts, if that is active.
+
+        Returns whether it did; where not, ``fresh`` is closed.
+        """
+        name = old.manifest.name
+        fresh.tally, fresh.against, fresh.paired = old.tally, old.against, old.paired
+        fresh.put_back, fresh.since, fresh.heard, fresh.answers = old.put_back, old.since, old.heard, old.answers
+        with self._lock:
+            did = self._active.get(name) is old
+            if did:
+                self._active[name] = fresh
+        self._retire(old if did else fresh)
+        return did
+
     def stand_by(self, resident: Resident, paired: Paired) -> None:
         """Keep ``resident``, loaded again after a restart, as the version before the active one."""
         name = resident.manifest.name
@@ -125,6 +141,19 @@ class Residents:
                 active.against, active.paired = resident.digest, paired
         if not kept:
             self._retire(resident)
+
+    def let_go(self, model: str) -> None:
+        """The version before is no longer kept in memory."""
+        with self._lock:
+            standby = self._standby.pop(model, None)
+        if standby is not None:
+            self._retire(standby)
+
+    def loaded(self) -> tuple[Resident, ...]:
+        """Every model in memory, each active one before its standby."""
+        with self._lock:
+            pairs = ((active, self._standby.get(name)) for name, active in self._active.items())
+            return tuple(one for pair in pairs for one in pair if one is not None)
 
     def unload(self, model: str) -> None:
         """The model answers no more, in no version."""

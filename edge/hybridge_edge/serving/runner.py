@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy
 
 from hybridge_edge.contract.errors import Cancelled, DeadlineExceeded
-from hybridge_edge.engine import Array, Arrays, EngineResult
+from hybridge_edge.engine import CPU, Array, Arrays, EngineResult
 from hybridge_edge.serving.call import Call
 from hybridge_edge.serving.gate import Gate, Ticket
 from hybridge_edge.serving.residents import Resident
 from hybridge_edge.serving.statistics import Statistics
 from hybridge_edge.serving.watchdog import Watchdog
+
+FAILURES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,15 @@ class Runner:
 
     Attributes:
         gate: decides whose turn it is.
+
+    Args:
+        broken: told of a resident whose accelerator failed FAILURES runs in a row, with the reason; must not block.
     """
 
-    def __init__(self, gate: Gate, watchdog: Watchdog, statistics: Statistics) -> None:
+    def __init__(
+        self, gate: Gate, watchdog: Watchdog, statistics: Statistics, broken: Callable[[Resident, str], None]
+    ) -> None:
+        self._broken = broken
         self.gate = gate
         self._watchdog = watchdog
         self._statistics = statistics
@@ -102,13 +110,24 @@ class Runner:
         run = self._watchdog.begin(resident, calls)
         try:
             with resident.trial:
-                return resident.engine.run(inputs, run.stop)
-        except Exception:
+                result = resident.engine.run(inputs, run.stop)
+            resident.failures = 0
+            return result
+        except Exception as error:
             if run.stop.asked:
                 raise _stopped(resident, overran=run.overran, limit_s=run.limit_s) from None
+            self._failed(resident, error)
             raise
         finally:
             self._watchdog.end(run)
+
+    def _failed(self, resident: Resident, error: Exception) -> None:
+        """A run raised. On a CPU that is the request's or the model's doing; an accelerator may be gone."""
+        if resident.engine.provider == CPU:
+            return
+        resident.failures += 1
+        if resident.failures == FAILURES:
+            self._broken(resident, f"{FAILURES} runs in a row failed on {resident.engine.provider}: {str(error)[:200]}")
 
     def _count(self, resident: Resident, rows: int) -> None:
         manifest = resident.manifest

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Lock
@@ -19,7 +19,7 @@ from hybridge_edge.serving.guards import FLAG, REFUSE, AnswerRefused, object_to,
 from hybridge_edge.serving.live import LiveComparison
 from hybridge_edge.serving.residents import Resident, Residents
 from hybridge_edge.serving.runner import Runner
-from hybridge_edge.serving.statistics import Statistics
+from hybridge_edge.serving.statistics import Statistics, scores_of
 from hybridge_edge.serving.watchdog import Watchdog, unwatched
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Service:
         gate: how many runs at once and how many wait.
         on_trusted: called once, from a request's thread, when a digest has answered TRIAL_RUNS times.
         live_share: of requests that the version before answers too, 0 to 1 (see ``live``).
-        watchdog: ends what takes too long; None where nothing shall.
+        watchdog: ends what takes too long; None where nothing shall. broken: see ``Runner``.
     """
 
     def __init__(
@@ -89,15 +89,16 @@ class Service:
         on_trusted: Callable[[str, str], None],
         live_share: float = 0.0,
         watchdog: Watchdog | None = None,
+        broken: Callable[[Resident, str], None] = lambda resident, reason: None,
     ) -> None:
         self.residents = Residents()
         self.statistics = Statistics()
-        self.runner = Runner(gate, watchdog or unwatched(), self.statistics)
+        self.runner = Runner(gate, watchdog or unwatched(), self.statistics, broken)
         self.live = LiveComparison(self.residents, gate, self.runner, live_share)
         self.capture: Capture | None = None
         self._on_trusted = on_trusted
         self._lock = Lock()
-        self._counters: dict[str, Counters] = {}
+        self._counters: dict[str, list[int]] = {}
 
     @property
     def gate(self) -> Gate:
@@ -106,7 +107,7 @@ class Service:
 
     def counters(self, model: str) -> Counters:
         with self._lock:
-            return self._counters.get(model, Counters())
+            return Counters(*self._counters.get(model, ()))
 
     def infer(self, request: Inference, call: Call) -> Answer:
         """Answer a request.
@@ -173,15 +174,16 @@ class Service:
         self.statistics.answered(
             answer.model, answer.version, answer.provider, rows, times, guarded=objection is not None
         )
+        if manifest.confidence_output:
+            confidences = scores_of(result.outputs[manifest.confidence_output], rows)
+            self.statistics.scored(answer.model, answer.version, confidences)
         self.live.offer(resident, request.inputs, result.outputs, rows)
         return answer, self._count_answer(resident)
 
     def _count_answer(self, resident: Resident) -> bool:
         """Count it, and say whether it was the last of the digest's trial."""
-        name = resident.manifest.name
         with self._lock:
-            before = self._counters.get(name, Counters())
-            self._counters[name] = Counters(before.requests + 1, before.failures, before.invalid)
+            self._counts(resident.manifest.name)[0] += 1
             return resident.count()
 
     def _count_error(self, model: str, error: BaseException) -> None:
@@ -189,10 +191,16 @@ class Service:
         if self.residents.active(model) is None:
             return  # a stranger's names must not grow this table
         with self._lock:
-            before = self._counters.get(model, Counters())
-            self._counters[model] = Counters(
-                before.requests + 1, before.failures + (not theirs), before.invalid + theirs
-            )
+            counts = self._counts(model)
+            counts[0] += 1
+            counts[2 if theirs else 1] += 1
+
+    def _counts(self, model: str) -> list[int]:
+        """Requests, failures, invalid ones. The lock is held."""
+        counts = self._counters.get(model)
+        if counts is None:
+            counts = self._counters[model] = [0, 0, 0]
+        return counts
 
 
 def _callers_fault(error: BaseException) -> bool:
@@ -202,7 +210,7 @@ def _callers_fault(error: BaseException) -> bool:
 def _sample_id(given: str, rows: int) -> str:
     """The caller's id where it may name a sample, and its rows, else a new one."""
     room = len(given) + (_ROW_ROOM if rows > 1 else 0) <= 128
-    return given if room and _SAMPLE_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if room and _SAMPLE_ID.fullmatch(given) else secrets.token_hex(16)
 
 
 def _offer(capture: Capture, resident: Resident, sample_id: str, rows: int, result: EngineResult) -> None:

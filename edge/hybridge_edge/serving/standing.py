@@ -22,10 +22,15 @@ def standing(store: Store, service: Service) -> tuple[ModelReport, ...]:
         resident = service.residents.active(record.model)
         if resident is not None:
             version, digest = resident.manifest.version, resident.digest
-            provider = resident.engine.provider
+            engine = resident.engine
             evidence = resident.tally.evidence(resident.against, resident.paired)
             active = PackageState.ACTIVE
-            reports.append(_report(service, record, version, digest, active, provider=provider, evidence=evidence))
+            reports.append(
+                _report(
+                    service, record, version, digest, active,
+                    provider=engine.provider, evidence=evidence, degraded=engine.degraded,
+                )
+            )  # fmt: skip
         wanted = record.wanted
         if wanted is None or (resident is not None and resident.digest == wanted.digest):
             continue
@@ -50,6 +55,7 @@ def _report(
     reason: str = "",
     provider: str = "",
     evidence: Evidence | None = None,
+    degraded: str = "",
 ) -> ModelReport:
     counters = service.counters(record.model)
     return ModelReport(
@@ -64,6 +70,7 @@ def _report(
         requests=counters.requests,
         failures=counters.failures,
         evidence=evidence,
+        degraded=degraded,
     )
 
 
@@ -88,5 +95,11 @@ def durations(store: Store, service: Service) -> tuple[Durations, ...]:
         rollout = record.wanted.rollout if record.wanted else ""
         seconds = int(time.monotonic() - resident.since)
         version, digest = resident.manifest.version, resident.digest
-        found.append(Durations(record.model, version, digest, rollout, record.epoch, seconds, latency))
+        scores = service.statistics.scores(record.model, version)
+        found.append(
+            Durations(
+                record.model, version, digest, rollout, record.epoch, seconds, latency,
+                scores if scores.count or scores.strange else None,
+            )
+        )  # fmt: skip
     return tuple(found)

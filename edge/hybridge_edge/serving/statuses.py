@@ -34,7 +34,7 @@ def status(error: Exception) -> tuple[grpc.StatusCode, str]:
     if isinstance(error, HybridgeError):
         return _STATUS.get(error.code, grpc.StatusCode.FAILED_PRECONDITION), str(error)[:MAX_TEXT]
     incident = uuid.uuid4().hex[:12]
-    _LOG.error("A request failed: incident %s", incident, exc_info=error)
+    _LOG.error("A request failed: incident %s", incident, exc_info=error, extra={"incident": incident})
     return grpc.StatusCode.INTERNAL, f"The request failed; the device's log knows it as {incident}."
 
 

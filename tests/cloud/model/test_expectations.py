@@ -19,6 +19,7 @@ from hybridge_cloud.signing import generate_key
 from hybridge_cloud.training.project import load_project
 from hybridge_cloud.training.run import read_run
 from hybridge_cloud.training.train import train_run
+from hybridge_edge.contract.budgets import Budgets
 from hybridge_edge.contract.errors import InvalidDocument, PackageRefused, Refused, UsageError
 from hybridge_edge.contract.expectations import Comparison, Guard
 from hybridge_edge.contract.manifest import Manifest
@@ -178,13 +179,15 @@ def test_an_output_that_is_no_probability_gets_no_guard_by_itself() -> None:
     assert choose_guards((), logits, "") == ()
 
 
-def test_the_projects_own_guards_replace_the_default(own_project: Path, tmp_path: Path) -> None:
+def test_the_projects_own_guards_and_budgets_are_the_packages(own_project: Path, tmp_path: Path) -> None:
     settings = own_project / "project.toml"
     guards = '[[guards]]\noutput = "probabilities"\nminimum = 0\nmaximum = 1.5\naction = "refuse"\n'
+    guards += "[budgets]\np99_us = 5000\n"
     settings.write_text(settings.read_text().replace("epochs = 4", "epochs = 1") + "\n" + guards)
     train_run(own_project, tmp_path / "run")
     made = compile_run(tmp_path / "run", tmp_path / "package")
     assert made.manifest.guards == (Guard("probabilities", 0.0, 1.5, "refuse"),)
+    assert made.manifest.budgets == Budgets(p99_us=5000)
     settings.write_text(settings.read_text().replace("minimum = 0\n", ""))
     with pytest.raises(InvalidDocument, match=r"guards\[0\], 'minimum' is missing"):
         load_project(own_project)

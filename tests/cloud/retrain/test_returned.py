@@ -17,7 +17,9 @@ from hybridge_cloud.data.batches import BatchRefused, read_batch
 from hybridge_cloud.data.dataset import BatchEntry, Dataset, DatasetCounts, contents
 from hybridge_cloud.data.returned import combine
 from hybridge_edge import batches as edge_batches
+from hybridge_edge.contract import names
 from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, Refused
+from hybridge_edge.contract.feedback import Feedback
 from hybridge_edge.contract.sample import Sample
 from hybridge_edge.contract.tensors import Tensor
 from hybridge_edge.spool_reader import Entry
@@ -155,6 +157,25 @@ def test_labels_join_by_id_the_surest_wins_and_equals_that_disagree_are_conflict
     )
     assert joined.labels == {"one": "a", "two": "b"}
     assert joined.conflicts == ("three",)
+
+
+def test_labels_said_on_devices_are_imported_with_who_said_them(
+    bucket: Bucket, hybridge: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hybridge("labels", "import", "--model", "said", "--returned") == 1  # nobody has said anything
+    for thing, sample, label in (("left", "r/1", "walk"), ("right", "r/2", "run")):
+        feedback = Feedback(sample, "said", label, "nurse", 0.5, 1_790_000_000_000)
+        bucket.put(names.returned_labels_key(thing, "said", f"e1-{sample[-1]}"), feedback.to_line())
+    bucket.put(names.returned_labels_key("left", "other", "e1-1"), b"not of this model\n")
+    assert hybridge("labels", "import", "--model", "said", "--returned") == 0
+    assert set(labels.load(bucket, labels.keys(bucket, "said"))) == {
+        labels.Label("r/1", "walk", "left/nurse", 0.5),
+        labels.Label("r/2", "run", "right/nurse", 0.5),
+    }
+    bucket.put(names.returned_labels_key("left", "said", "e1-9"), b'{"sample_id":"no good"}\n')
+    assert hybridge("labels", "import", "--model", "said", "--returned") == 1
+    assert "e1-9" in capsys.readouterr().err
+    assert hybridge("labels", "import", "--model", "said") == 2
 
 
 def test_labels_are_imported_whole_or_not_at_all_and_the_same_ones_once(bucket: Bucket, tmp_path: Path) -> None:

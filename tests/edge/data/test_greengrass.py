@@ -20,6 +20,7 @@ from hybridge_cloud.sandbox.device.mode import Mode, limits_of
 from hybridge_edge import greengrass
 from hybridge_edge.contract.errors import Refused, Unavailable
 from hybridge_edge.contract.report import DeviceReport, Evidence, ModelReport
+from hybridge_edge.contract.scores import STEPS, ScoreSketch
 from hybridge_edge.contract.sketch import BUCKETS, Sketch
 from hybridge_edge.contract.states import PackageState
 from hybridge_edge.contract.telemetry import Telemetry
@@ -256,6 +257,24 @@ def test_while_a_rollout_judges_reports_come_often_and_durations_with_them_when_
     judged[0] = False
     one.changed()
     wait_for(lambda: one._period == PERIOD_SECONDS)
+
+
+def test_scores_go_with_the_durations_and_stay_behind_where_both_have_no_room(
+    core: Core, reporter: Any, wait_for: Any
+) -> None:
+    scores = ScoreSketch([(bucket, 10**9) for bucket in range(STEPS)])
+    wide = Sketch((bucket, 10**6) for bucket in range(380))
+    durations = (
+        Durations("model-1", "1.0.0", DIGEST, "", 3, 10, Sketch([(7, 2)]), scores),
+        Durations("model-2", "1.0.0", DIGEST, "", 3, 10, wide, scores),
+    )
+    reporter([], snapshot=lambda: Snapshot("1.0.0", (model(1),), durations=durations))
+    wait_for(lambda: len(core.published) == 3)
+    small, large = (Telemetry.from_bytes(payload) for topic, payload in core.published if topic.endswith("telemetry"))
+    assert small.scores is not None
+    assert small.scores.counts == scores.counts
+    assert large.scores is None
+    assert large.latency.count == wide.count
 
 
 def test_durations_that_cannot_be_sent_hold_no_report_back(core: Core, reporter: Any, wait_for: Any) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +20,10 @@ import pytest
 
 from hybridge_edge import lines
 from hybridge_edge.admission.activation import Activation
+from hybridge_edge.admission.factory import Factory
+from hybridge_edge.admission.passed import Measured
+from hybridge_edge.admission.steps import Trial
+from hybridge_edge.admission.trial import Verdict
 from hybridge_edge.arrays import NUMPY_TYPES
 from hybridge_edge.contract.handover import Handover
 from hybridge_edge.contract.report import ModelReport
@@ -37,6 +41,14 @@ from hybridge_edge.store import Store
 READY_WITHIN_S = 30.0
 
 
+def passes(package: Package, stop: Callable[[], bool]) -> Verdict:
+    """Of packages whose trial a test is not about: a child process for each of them would cost minutes.
+
+    Real trials: tests/edge/serving/admission, and wherever a server is started.
+    """
+    return Verdict(Measured(memory_kib=1024))
+
+
 class Device:
     """A store with what runs on it; ``restart`` begins again from the disk."""
 
@@ -45,16 +57,35 @@ class Device:
         self.changes = 0
         self.loads = 0
         self.live_share = 0.0
+        self.memory_megabytes = 0
+        self.factory = ""
+        self.trial: Trial = passes
+        self.clock = time.time
         self.start()
 
     def start(self) -> None:
         self.store = Store(self.folder)
-        self.service = Service(Gate(2), lambda model, digest: self.activation.proven(model, digest), self.live_share)
-        self.activation = Activation(self.store, self.service, lambda: self.trust, self.load, self.count)
+        self.service = Service(
+            Gate(2),
+            lambda model, digest: self.activation.proven(model, digest),
+            self.live_share,
+            broken=lambda one, reason: self.activation.fall_back(one.manifest.name, one.digest, reason),
+        )
+        self.activation = Activation(
+            self.store,
+            self.service,
+            lambda: self.trust,
+            self.load,
+            self.count,
+            trial=self.trial,
+            factory=Factory(self.factory),
+            memory_megabytes=self.memory_megabytes,
+            clock=lambda: self.clock(),
+        )
         self.activation.restore()
         self.service.live.start()
 
-    def load(self, package: Package) -> Engine:
+    def load(self, package: Package, without: str = "") -> Engine:
         self.loads += 1
         return load(package, 1)
 

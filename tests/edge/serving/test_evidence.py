@@ -104,6 +104,7 @@ class Timed:
     """A real engine that says its runs took what it is told, and remembers whose turn it was."""
 
     provider = "CPUExecutionProvider"
+    degraded = ""
 
     def __init__(self, inner: Engine, name: str, turns: list[str], took_us: Callable[[int], int]) -> None:
         self.inner, self.name, self.turns, self.took_us = inner, name, turns, took_us

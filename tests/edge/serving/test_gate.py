@@ -172,7 +172,7 @@ def test_no_place_is_lost_whoever_gives_up_when(seed: int) -> None:
     assert gate.waiting == 0
     with gate.enter(0.0), gate.enter(0.0):
         pass
-    with gate.enter(0.0), gate.enter(0.0), pytest.raises(DeadlineExceeded), gate.enter(0.0):
+    with gate.enter(0.0), gate.enter(0.0), pytest.raises(Overloaded), gate.enter(0.0):
         pass
 
 

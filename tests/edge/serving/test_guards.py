@@ -51,7 +51,7 @@ def guarded(device: Any, packages: Callable, short: Path) -> Any:
     def make(action: str) -> str:
         built = packages(change=lambda manifest: replace(manifest, guards=(Guard("scores", -10.0, 10.0, action),)))
         device.activation.hand_over(built.handover(1))
-        servers.append(InferenceServer(device.service, short / "i.sock", "", "0", lambda: True))
+        servers.append(InferenceServer(device.service, short / "i.sock", None, "0", lambda: True))
         servers[0].start()
         return f"unix:{servers[0].socket}"
 

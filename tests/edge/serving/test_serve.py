@@ -99,36 +99,6 @@ def test_a_killed_worker_is_back_with_the_same_model(server: Any, packages: Call
     assert not (server.runtime / "inference.sock").exists(), server.said
 
 
-@pytest.mark.parametrize(
-    "point",
-    [
-        "activation.verified",
-        "store.copied",
-        "activation.installed",
-        "activation.loading",
-        "activation.proven",
-        "activation.persisted",
-        "activation.switched",
-    ],
-)
-def test_a_power_cut_during_activation_leaves_the_old_or_the_new_model(
-    server: Any, packages: Callable, kit: ModuleType, point: str
-) -> None:
-    old, new = packages("1.0.0", 1.0), packages("1.1.0", 2.0)
-    kit.activate(server.store, old)
-    server.start(HYBRIDGE_FAILPOINT=f"tree:{point}")
-    with pytest.raises(Unavailable):
-        server.hand_over(new.handover(2))
-    server.kill_tree()
-    server.start()
-    assert served(server, kit) in {("1.0.0", 1.0), ("1.1.0", 2.0)}
-    assert server.hand_over(new.handover(2))["state"] == "ACTIVE"
-    assert served(server, kit) == ("1.1.0", 2.0)
-    names = {path.name for path in (server.store / "packages").iterdir()}
-    assert names == {built.digest.removeprefix("sha256:") for built in (old, new)}
-    assert server.stop() == 0
-
-
 def test_a_package_that_kills_the_worker_three_times_is_quarantined_and_the_old_one_serves(
     server: Any, packages: Callable, kit: ModuleType
 ) -> None:

@@ -40,6 +40,7 @@ class Engine:
     """Answers the mean of a window, and one confidence for the whole batch, which has no batch axis."""
 
     provider = "test"
+    degraded = ""
 
     def run(self, inputs: Mapping[str, Any], stop: Stop | None = None) -> EngineResult:
         mean = inputs["window"].mean(axis=1)

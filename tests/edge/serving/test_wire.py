@@ -33,6 +33,7 @@ class SlowEngine:
     """A real engine that waits for a word before it runs."""
 
     provider = "CPUExecutionProvider"
+    degraded = ""
 
     def __init__(self, inner: Engine) -> None:
         self.inner = inner

@@ -1,0 +1,202 @@
+"""How long a rollback takes on a device: told over the management socket of a real server, to a resident version.
+
+    python benchmarks/rollback.py [--rounds 50] [--out benchmarks/results/rollback.json]
+
+For a small model and for one of 64 MB: each round activates version 1 and version 2, then rolls back by the operator's
+verb, which writes the ledger and switches a pointer, and asks which version answers. Beside it, as a yardstick, the
+same from the disk: the server is started again in between, so that version 1 has to be loaded first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from securesystemslib.dsse import Envelope
+from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # exported without saying so
+
+from hybridge_edge import lines
+from hybridge_edge.contract.document import canonical, sha256
+from hybridge_edge.contract.examination import Golden, GoldenTensor
+from hybridge_edge.contract.handover import Handover
+from hybridge_edge.contract.lineage import Lineage
+from hybridge_edge.contract.manifest import SIGNATURE_PAYLOAD_TYPE, Manifest, Variant
+from hybridge_edge.contract.package_file import FileEntry
+from hybridge_edge.contract.tensors import TensorSpec
+from hybridge_edge.contract.trust_document import TrustDocument, TrustedKey
+
+RESULT = Path(__file__).resolve().parent / "results" / "rollback.json"
+MODEL = "scaled"
+SIZES = {"small": 4, "64 MB": 4096}
+"""Columns of a square matrix of float32 that the model multiplies with."""
+DISK_ROUNDS = 5
+READY_WITHIN_S = 60.0
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="hybrb", dir="/tmp") as temporary:  # short, for the sockets
+        measured = {
+            name: measure(Path(temporary) / str(columns), columns, options.rounds) for name, columns in SIZES.items()
+        }
+    result = {
+        "command": f"python benchmarks/rollback.py --rounds {options.rounds}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "onnxruntime": version("onnxruntime"),
+        "milliseconds": measured,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+    return 0
+
+
+def measure(folder: Path, columns: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of a rollback, from the request to the answer."""
+    folder.mkdir()
+    signer = CryptoSigner.generate_ed25519()
+    key = signer.public_key
+    trust = TrustDocument(1, (TrustedKey(key.keyid, key.keytype, key.scheme, key.keyval["public"]),))
+    (folder / "trust.json").write_bytes(trust.to_bytes())
+    one, two = (build(folder / str(number), columns, float(number), signer) for number in (1, 2))
+    resident, from_disk, epoch = [], [], 0
+    with serving(folder):
+        for _ in range(rounds):
+            for built in (one, two):
+                epoch += 1
+                hand_over(folder, built, epoch)
+            resident.append(roll_back(folder))
+    for _ in range(DISK_ROUNDS):
+        with serving(folder):
+            for built in (one, two):
+                epoch += 1
+                hand_over(folder, built, epoch)
+        with serving(folder):
+            from_disk.append(roll_back(folder))
+    return {"resident": summary(resident), "from disk": summary(from_disk)}
+
+
+def summary(milliseconds: list[float]) -> dict[str, float]:
+    return {
+        "rounds": len(milliseconds),
+        "median": round(statistics.median(milliseconds), 2),
+        "largest": round(max(milliseconds), 2),
+    }
+
+
+def roll_back(folder: Path) -> float:
+    began = time.perf_counter()
+    answer = ask(folder, {"verb": "rollback", "model": MODEL})
+    took = (time.perf_counter() - began) * 1000
+    if answer.get("version") != "1.0.0" or ask(folder, {"verb": "describe", "model": MODEL})["version"] != "1.0.0":
+        sys.exit(f"rollback: the server answered {answer}")
+    return took
+
+
+def hand_over(folder: Path, package: Path, epoch: int) -> None:
+    digest = sha256((package / "manifest.json").read_bytes())
+    line = Handover(MODEL, str(package), digest, "by-hand", epoch).to_line()
+    answer = json.loads(lines.ask(folder / "run" / "management.sock", line, READY_WITHIN_S))
+    if answer.get("state") != "ACTIVE":
+        sys.exit(f"rollback: the server answered {answer}")
+
+
+def ask(folder: Path, request: dict[str, str]) -> dict[str, object]:
+    answer: dict[str, object] = json.loads(
+        lines.ask(folder / "run" / "management.sock", canonical(request), READY_WITHIN_S)
+    )
+    return answer
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[None]:
+    """``hybridge-edge serve`` over the folder's store, until the block ends."""
+    environment = {
+        **os.environ,
+        "HYBRIDGE_RUNTIME_DIR": str(folder / "run"),
+        "HYBRIDGE_TRUST": str(folder / "trust.json"),
+    }
+    (folder / "run" / "endpoint.json").unlink(missing_ok=True)
+    command = [sys.executable, "-m", "hybridge_edge.cli", "serve", "--store", str(folder / "store")]
+    server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + READY_WITHIN_S
+        while not (folder / "run" / "endpoint.json").exists():
+            if server.poll() is not None or time.monotonic() > until:
+                sys.exit("rollback: the server did not start")
+            time.sleep(0.05)
+        yield
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait()
+
+
+def build(folder: Path, columns: int, factor: float, signer: CryptoSigner) -> Path:
+    """A signed package: features are the input, scores = features @ (factor * identity)."""
+    folder.mkdir()
+    rows = numpy.arange(2 * columns, dtype=numpy.float32).reshape(2, columns) / columns
+    numpy.save(folder / "input.npy", rows)
+    numpy.save(folder / "output.npy", rows * numpy.float32(factor))
+    matrix = numpy_helper.from_array(numpy.eye(columns, dtype=numpy.float32) * numpy.float32(factor), "matrix")
+    (folder / "features.onnx").write_bytes(graph(helper.make_node("Identity", ["rows"], ["features"]), columns, []))
+    node = helper.make_node("MatMul", ["features", "matrix"], ["scores"])
+    (folder / "model.onnx").write_bytes(graph(node, columns, [matrix]))
+    files = tuple(
+        FileEntry(path.name, sha256(path.read_bytes()), path.stat().st_size) for path in sorted(folder.iterdir())
+    )
+    manifest = Manifest(
+        name=MODEL,
+        version=f"{factor:.0f}.0.0",
+        files=files,
+        inputs=(TensorSpec("rows", "FP32", (-1, columns)),),
+        features=(TensorSpec("features", "FP32", (-1, columns)),),
+        outputs=(TensorSpec("scores", "FP32", (-1, columns)),),
+        variants=(Variant("cpu", "features.onnx", "model.onnx", ("CPUExecutionProvider",)),),
+        golden=Golden(
+            (GoldenTensor("input", "rows", "input.npy"), GoldenTensor("output", "scores", "output.npy")), 1e-4, 1e-5
+        ),
+        features_digest=sha256((folder / "features.onnx").read_bytes()),
+        lineage=Lineage("benchmark", "sha256:" + "0" * 64, "sha256:" + "1" * 64, "2026-11-01T00:00:00Z"),
+    )
+    (folder / "manifest.json").write_bytes(manifest.to_bytes())
+    envelope = Envelope(manifest.to_bytes(), SIGNATURE_PAYLOAD_TYPE, {})
+    envelope.sign(signer)
+    (folder / "signature.json").write_text(json.dumps(envelope.to_dict()))
+    return folder
+
+
+def graph(node: onnx.NodeProto, columns: int, constants: list[onnx.TensorProto]) -> bytes:
+    shape: list[str | int | None] = ["batch", columns]
+    made = helper.make_graph(
+        [node],
+        "graph",
+        [helper.make_tensor_value_info(node.input[0], TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, shape)],
+        constants,
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

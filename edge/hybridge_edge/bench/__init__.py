@@ -1,0 +1,1 @@
+"""Loads a running server from other processes and says where the time went."""

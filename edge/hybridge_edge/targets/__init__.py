@@ -1,0 +1,1 @@
+"""Kinds of devices, as data: one JSON file each, read by ``target``."""
