@@ -42,6 +42,7 @@ _ELEMENTS = {
     5: "INT16",
     6: "INT32",
     7: "INT64",
+    8: "BYTES",
     9: "BOOL",
     10: "FP16",
     11: "FP64",

@@ -41,14 +41,16 @@ def take_apart(message: bytes, alone: int, repeated: int) -> tuple[bytes, bytes,
     """Separate two fields of a message from all others.
 
     Args:
-        alone: number of a field of which the last one counts. repeated: number of a field that counts each time.
+        alone: number of a field that stands there once. repeated: number of a field that counts each time.
 
     Returns:
         The message without those, the content of ``alone`` (empty where absent), the contents of ``repeated``. None
-        where the message has other fields than length-delimited ones numbered below 16, or is cut off: whoever wants
-        to know what is wrong with it must read it whole.
+        where the message has other fields than length-delimited ones numbered below 16, or ``alone`` more than once, or
+        is cut off: whoever wants to know what is wrong with it must read it whole.
     """
-    rest, content, contents = [], b"", []
+    rest: list[bytes] = []
+    content: bytes | None = None
+    contents: list[bytes] = []
     alone_tag, repeated_tag = alone << 3 | LENGTH_DELIMITED, repeated << 3 | LENGTH_DELIMITED
     position, end = 0, len(message)
     try:
@@ -68,13 +70,15 @@ def take_apart(message: bytes, alone: int, repeated: int) -> tuple[bytes, bytes,
             if tag == repeated_tag:
                 contents.append(message[start:stop])
             elif tag == alone_tag:
+                if content is not None:
+                    return None
                 content = message[start:stop]
             else:
                 rest.append(message[position:stop])
             position = stop
     except IndexError:
         return None
-    return b"".join(rest), content, contents
+    return b"".join(rest), content or b"", contents
 
 
 def _long_length(message: bytes, position: int) -> tuple[int, int]:

@@ -248,16 +248,26 @@ def test_a_request_that_follows_a_plan_is_read_as_one_that_is_read_whole(kit: Mo
     assert planned > EXAMPLES // 40
 
 
-FOUND = ["0a016d1a07070707f8010001220d0a0774696d656f7574120210012a0d0a0178120442 4f4f4c1a0201023a020078"]
-"""What atheris found (tests/fuzz): an id that is no text, in a request whose tensor is no BOOL either."""
+FOUND = {
+    "an id that is no text, of a tensor that is no BOOL": (
+        "0a016d1a07070707780100 01220d0a0774696d656f7574120210012a0d0a01781204424f4f4c1a0201023a020001",
+        "0a016d1a07070707f80100 01220d0a0774696d656f7574120210012a0d0a01781204424f4f4c1a0201023a020078",
+    ),
+    "an id that is no text, before one that is": (
+        "2a0d0a01781204424f4f4c1a0200023a00",
+        "1a02f8012a0d0a01781204424f4f4c1a0200021a016d3a00",
+    ),
+}
+"""What atheris found (tests/fuzz): a request that leaves a plan, and one that may not follow it."""
 
 
 @pytest.mark.parametrize("found", FOUND)
 def test_what_fuzzing_found_stays_found(found: str) -> None:
-    message = bytes.fromhex(found)
-    good = message[:-2] + b"\0\1"
-    requests.decode(good.replace(b"\xf8", b"x"))
-    assert decoded(requests.decode, message) == decoded(lambda data: requests._whole(data)[0], message)
+    good, bad = (bytes.fromhex(text) for text in FOUND[found])
+    requests._plans.clear()
+    requests.decode(good)
+    assert len(requests._plans) == 1
+    assert decoded(requests.decode, bad) == ("The request's bytes are no ModelInferRequest.",)
 
 
 @settings(max_examples=300, derandomize=True, deadline=None)
