@@ -23,6 +23,9 @@ class Memory:
     proportional: float
 
 
+NOTHING = Memory(0.0, 0.0)
+
+
 @dataclass(slots=True)
 class Tree:
     """A process of ours with everything below it."""

@@ -18,7 +18,7 @@ from peers.contenders import BENCHMARKS, Contender, Launch, Row, Scene, free_por
 from peers.environments import NoEnvironment
 from peers.load import HTTP, IN_PROCESS, STREAM, UNARY, Generator, LoadFailed, Measured, Order
 from peers.models import INPUT, Exported
-from peers.processes import Memory, Tree, surroundings
+from peers.processes import NOTHING, Memory, Tree, surroundings
 
 FIRST_ANSWER_S = 60.0
 _TRY_S = 1.0
@@ -32,7 +32,7 @@ class Started:
 
     Attributes:
         first_answer_s: from its start to the first right answer of every model. idle_cpu: CPU seconds a second while
-            nobody asks. memory: after all rounds.
+            nobody asks. memory_at_first: once every model has answered. memory: after all rounds.
     """
 
     contender: Contender
@@ -41,7 +41,8 @@ class Started:
     generator: Generator | None = None
     first_answer_s: float = 0.0
     idle_cpu: float = 0.0
-    memory: Memory = field(default_factory=lambda: Memory(0.0, 0.0))
+    memory_at_first: Memory = NOTHING
+    memory: Memory = NOTHING
     reason: str = ""
     broken: dict[str, str] = field(default_factory=dict)
     """Rows that fail, and why."""
@@ -118,6 +119,7 @@ class Ring:
                 started.tree = Tree.start(started.launch.command, started.launch.environment, log, place)
             self._wait_for_answers(started, began)
             started.first_answer_s = round(time.monotonic() - began, 3)
+            started.memory_at_first = started.tree.memory()
             self._try_rows(started)
         except (NoEnvironment, LoadFailed, HybridgeError, OSError, RuntimeError) as error:
             started.reason = " ".join(str(error).split())
