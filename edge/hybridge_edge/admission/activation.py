@@ -138,7 +138,7 @@ class Activation:
             Refused: there is none. Unavailable: it is not done after ``timeout_s`` seconds, and goes on.
         """
         try:
-            return self._thread.submit(self._roll_back, model, reason).result(timeout_s)
+            return self._run(self._roll_back, model, reason).result(timeout_s)
         except FutureTimeout:
             raise Unavailable(f"The rollback of {model} is still under way.", "See hybridge-edge status.") from None
 
@@ -153,7 +153,7 @@ class Activation:
             Unavailable: it is not done after ``timeout_s`` seconds, and goes on; with 0 the caller waits for nothing.
         """
         try:
-            return self._thread.submit(self._quarantine, model, digest, reason).result(timeout_s)
+            return self._run(self._quarantine, model, digest, reason).result(timeout_s)
         except FutureTimeout:
             raise Unavailable(f"The quarantine of {model} is still under way.", "See hybridge-edge status.") from None
 
@@ -175,9 +175,19 @@ class Activation:
     def _submit(self, work: Callable[[Handover], HandoverAnswer], handover: Handover) -> Future[HandoverAnswer]:
         if not self._pending.acquire(blocking=False):
             raise Overloaded(f"{MAX_PENDING} hand-overs wait already.", "Try again in a minute.")
-        future = self._thread.submit(work, handover)
+        try:
+            future = self._run(work, handover)
+        except Unavailable:
+            self._pending.release()
+            raise
         future.add_done_callback(lambda _: self._pending.release())
         return future
+
+    def _run(self, work: Callable[..., HandoverAnswer], *arguments: object) -> Future[HandoverAnswer]:
+        try:
+            return self._thread.submit(work, *arguments)
+        except RuntimeError:
+            raise Unavailable("The server stops.", "Try again when it has started.") from None
 
     def _obey(self, handover: Handover) -> HandoverAnswer:
         record = self._store.record(handover.model)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hybridge_edge.admission.fallback import MAX_SWITCHES, SWITCH_SECONDS
-from hybridge_edge.contract.errors import ModelNotFound, PackageRefused, Refused
+from hybridge_edge.contract.errors import ModelNotFound, PackageRefused, Refused, Unavailable
 from hybridge_edge.contract.states import Mode, PackageState
 from hybridge_edge.engine import Engine, load
 from hybridge_edge.ledger import Installed, ModelRecord, Verdict, Wanted
@@ -171,6 +171,18 @@ def test_a_digest_that_does_not_answer_is_only_barred(device: Any, version: Call
     with pytest.raises(Refused, match="no previous"):
         device.activation.rollback("watch", "too warm")
     assert device.serves() == ("1.1.0", 2.0)
+
+
+def test_a_server_that_stops_says_so(device: Any, version: Callable) -> None:
+    device.stop()
+    for ask in (
+        lambda: device.activation.hand_over(version(0).handover(1)),
+        lambda: device.activation.rollback("watch", "too warm"),
+        lambda: quarantine(device, version(0)),
+    ):
+        with pytest.raises(Unavailable, match="The server stops"):
+            ask()
+    device.start()
 
 
 def test_a_previous_package_that_cannot_be_loaded_is_passed_over(device: Any, version: Callable) -> None:
