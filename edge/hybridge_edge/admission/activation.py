@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import BoundedSemaphore, Event, Timer
@@ -34,6 +34,7 @@ from hybridge_edge.admission.steps import Steps, Trial
 from hybridge_edge.admission.trial import try_in_child
 from hybridge_edge.contract.errors import (
     HybridgeError,
+    ModelNotFound,
     Overloaded,
     PackageRefused,
     SpoolFull,
@@ -275,7 +276,8 @@ class Activation:
         version = standby.manifest.version
         self._store.activate(record, Installed(standby.digest, version), trusted=standby.trusted)
         failpoint.reach("activation.persisted")
-        self._residents.switch(standby, back=True)
+        with self._closed_later(handover.model):
+            self._residents.switch(standby, back=True)
         failpoint.reach("activation.switched")
         self._store.collect_garbage()
         return answer(handover, PackageState.ACTIVE, version, note="it was resident")
@@ -285,15 +287,30 @@ class Activation:
         self._changed()
 
     def _roll_back(self, model: str, reason: str) -> HandoverAnswer:
-        record = self._fallback.roll_back(model, reason)
+        with self._closed_later(model):
+            record = self._fallback.roll_back(model, reason)
         self._changed()
         return standing(record, reason)
 
     def _quarantine(self, model: str, digest: str, reason: str) -> HandoverAnswer:
-        record = self._fallback.quarantine(model, digest, reason)
+        with self._closed_later(model):
+            record = self._fallback.quarantine(model, digest, reason)
         self._fill_later(record)
         self._changed()
         return standing(record, reason)
+
+    @contextmanager
+    def _closed_later(self, model: str) -> Iterator[None]:
+        """What is left behind inside is closed after the answer: freeing 64 MB takes 20 ms."""
+        with ExitStack() as held:
+            with suppress(ModelNotFound):
+                held.enter_context(self._residents.lease(model, ""))
+            yield
+            later = held.pop_all()
+            try:
+                self._thread.submit(later.close)
+            except RuntimeError:  # the server stops
+                later.close()
 
     def _fill_later(self, record: ModelRecord) -> None:
         """Where it was too soon to fall back, do it when it is not."""
@@ -307,7 +324,12 @@ class Activation:
 
     def _fill(self, model: str) -> None:
         with suppress(RuntimeError):  # closed meanwhile
-            self._thread.submit(lambda: (self._fallback.fill(self._store.record(model)), self._changed()))
+            self._thread.submit(self._fill_now, model)
+
+    def _fill_now(self, model: str) -> None:
+        record = self._fallback.fill(self._store.record(model))
+        self._fill_later(record)  # where the clock says that it is too soon still
+        self._changed()
 
     def _refuse(self, handover: Handover, reason: str, step: str = "") -> HandoverAnswer:
         _LOG.error("%s %s is refused: %s", handover.model, handover.digest[:19], reason)

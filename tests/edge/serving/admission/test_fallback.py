@@ -143,7 +143,9 @@ def test_what_was_held_back_comes_when_its_time_is_over(device: Any, version: Ca
     quarantine(device, version(1))
     now += HOUR - 1
     quarantine(device, version(0))
-    now += 2  # of a clock that the server looks at when a second is over
+    time.sleep(1.3)  # the clock stands still, as one does that is set back a little: it is looked at again and again
+    assert device.service.residents.active("watch") is None
+    now += 2
     until = time.monotonic() + 20
     while device.service.residents.active("watch") is None and time.monotonic() < until:
         time.sleep(0.05)
@@ -335,5 +337,7 @@ def test_whatever_happens_a_device_serves_what_is_good_and_never_goes_back_and_f
         assert all(sum(at - HOUR < one <= at for one in switched) <= MAX_SWITCHES for at in switched), (switched, steps)
         record = device.store.record("watch")
         assert (record.active is None) == (active is None)
-        if active is None and not device.activation._fallback.held_for(record):
+        # Where it was held back, a timer of real seconds brings it; that the test's clock jumps wakes nobody.
+        acted = what in ("bad", "restart") and record.should_answer
+        if acted and active is None and not device.activation._fallback.held_for(record):
             assert factory.digest in barred  # nothing answers only where nothing is left
