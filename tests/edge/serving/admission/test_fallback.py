@@ -277,7 +277,7 @@ def test_a_byte_that_changes_between_check_and_load_is_noticed(device: Any, vers
     device.activation.hand_over(version(0).handover(1))
     seen: list[str] = []
 
-    def hooked(package: Package) -> Engine:
+    def hooked(package: Package, without: str = "") -> Engine:
         seen.append(package.manifest.version)
         damage(device, version(1))
         return load(package, 1)
