@@ -19,7 +19,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -45,18 +45,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--lock", action="store_true", help="only write benchmarks/locks anew")
     options = parser.parse_args(arguments)
-    try:
-        if options.lock:
-            for environment in ENVIRONMENTS.values():
-                environment.write_lock()
-            return 0
-        make_environments(options.environments.resolve(), options.contenders)
-    except NoEnvironment as error:
-        print(f"serving: {error}", file=sys.stderr)
-        return 1
+    if options.lock:
+        return write_locks()
+    missing = make_environments(options.environments.resolve(), options.contenders)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hyb") as folder:
-        started, slots = run(Path(folder), options)
+        started, slots = run(Path(folder), options, missing)
     found = table.figures(slots)
     goals = table.goals(found, started, len(options.models))
     print("\n".join(table.lines(found, started, goals)))
@@ -67,13 +61,13 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def run(folder: Path, options: argparse.Namespace) -> tuple[list[Started], list[Slot]]:
-    """Start all, measure all, end all."""
+def run(folder: Path, options: argparse.Namespace, missing: Mapping[str, str]) -> tuple[list[Started], list[Slot]]:
+    """Start all, measure all, end all. ``missing``: environments that could not be made, and why."""
     models = [export(MODELS[name], folder) for name in options.models]
     slots = []
     with ring(folder, options.environments.resolve(), models) as all_of_them:
         for contender in chosen(options.contenders):
-            started = all_of_them.start(contender)
+            started = all_of_them.start(contender, missing.get(contender.environment, ""))
             said = f"not started: {started.reason}" if started.reason else f"answers after {started.first_answer_s} s"
             print(f"{contender.name}: {said}", flush=True)
         all_of_them.measure_idle(2 * options.seconds)
@@ -91,13 +85,26 @@ def chosen(names: Sequence[str]) -> list[Contender]:
     return [contender for contender in CONTENDERS if contender.name in names]
 
 
-def make_environments(folder: Path, contenders: Sequence[str]) -> None:
-    """Before anything is measured; an environment that cannot be made now is its contender's reason later."""
+def make_environments(folder: Path, contenders: Sequence[str]) -> dict[str, str]:
+    """Before anything is measured. The ones that cannot be made, and why."""
+    missing = {}
     for name in dict.fromkeys(one.environment for one in chosen(contenders) if one.environment):
         try:
             ENVIRONMENTS[name].python(folder)
         except NoEnvironment as error:
-            print(f"serving: {error}", file=sys.stderr)
+            missing[name] = str(error)
+    return missing
+
+
+def write_locks() -> int:
+    """Resolve every environment's requirements anew. Returns the exit code."""
+    try:
+        for environment in ENVIRONMENTS.values():
+            environment.write_lock()
+    except NoEnvironment as error:
+        print(f"serving: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def report(

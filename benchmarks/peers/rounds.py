@@ -14,8 +14,9 @@ import numpy
 
 from hybridge_edge.contract.errors import HybridgeError
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
-from peers.contenders import BENCHMARKS, Contender, Launch, Row, Scene, free_ports
+from peers.contenders import Contender, Row
 from peers.environments import NoEnvironment
+from peers.launches import BENCHMARKS, Launch, Scene, free_ports
 from peers.load import HTTP, IN_PROCESS, STREAM, UNARY, Generator, LoadFailed, Measured, Order
 from peers.models import INPUT, Exported
 from peers.processes import NOTHING, Memory, Tree, surroundings
@@ -24,6 +25,8 @@ FIRST_ANSWER_S = 60.0
 _TRY_S = 1.0
 """How long one order waits for a first answer, before it is looked whether the server still lives."""
 CALLERS = (1, 16)
+_TOLD = (NoEnvironment, LoadFailed, HybridgeError)
+"""Errors whose text says all."""
 
 
 @dataclass(slots=True)
@@ -100,10 +103,16 @@ class Ring:
         self._generator = self._new_generator("load")
         self.started: list[Started] = []
 
-    def start(self, contender: Contender) -> Started:
-        """Start it and wait for the first right answer of every model; whatever goes wrong is its ``reason``."""
-        started = Started(contender)
+    def start(self, contender: Contender, reason: str = "") -> Started:
+        """Start it and wait for the first right answer of every model; whatever goes wrong is its ``reason``.
+
+        Args:
+            reason: why it need not be tried at all.
+        """
+        started = Started(contender, reason=reason)
         self.started.append(started)
+        if reason:
+            return started
         place = self._folder / contender.name
         place.mkdir()
         first, second, third = free_ports(3)
@@ -121,8 +130,9 @@ class Ring:
             started.first_answer_s = round(time.monotonic() - began, 3)
             started.memory_at_first = started.tree.memory()
             self._try_rows(started)
-        except (NoEnvironment, LoadFailed, HybridgeError, OSError, RuntimeError) as error:
-            started.reason = " ".join(str(error).split())
+        except Exception as error:  # whatever goes wrong with a contender is a line of the table
+            kind = "" if isinstance(error, _TOLD) else f"{type(error).__name__}: "
+            started.reason = kind + " ".join(str(error).split())
         return started
 
     def measure_idle(self, seconds: float) -> None:
