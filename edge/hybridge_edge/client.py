@@ -125,22 +125,7 @@ class Client:
             InvalidInput, ModelNotFound, Overloaded, Unavailable: as the server says; Refused: anything else.
         """
         request = codec.encode_request(model, version, sample_id, list(inputs.items()), capture)
-        response = self._call(self._stub.ModelInfer, request, timeout_s)
-        parameters = response.parameters
-        return InferenceAnswer(
-            outputs=codec.decode_response(response),
-            model=response.model_name,
-            version=response.model_version,
-            sample_id=parameters["sample_id"].string_param,
-            digest=parameters["package_digest"].string_param,
-            provider=parameters["provider"].string_param,
-            queue_us=parameters["queue_us"].int64_param,
-            features_us=parameters["features_us"].int64_param,
-            infer_us=parameters["infer_us"].int64_param,
-            total_us=parameters["total_us"].int64_param,
-            copy_us=parameters["copy_us"].int64_param,
-            guard=parameters["guard"].string_param if "guard" in parameters else "",
-        )
+        return answer_of(self._call(self._stub.ModelInfer, request, timeout_s))
 
     def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
         try:
@@ -153,3 +138,22 @@ class Client:
                     f"The server at {self._target} does not answer ({code.name}).", "See hybridge-edge status."
                 ) from None
             raise kind(str(error.details())) from None
+
+
+def answer_of(response: messages.ModelInferResponse) -> InferenceAnswer:
+    """A response of our server, read. Raises InvalidInput where it contradicts itself."""
+    parameters = response.parameters
+    return InferenceAnswer(
+        outputs=codec.decode_response(response),
+        model=response.model_name,
+        version=response.model_version,
+        sample_id=parameters["sample_id"].string_param,
+        digest=parameters["package_digest"].string_param,
+        provider=parameters["provider"].string_param,
+        queue_us=parameters["queue_us"].int64_param,
+        features_us=parameters["features_us"].int64_param,
+        infer_us=parameters["infer_us"].int64_param,
+        total_us=parameters["total_us"].int64_param,
+        copy_us=parameters["copy_us"].int64_param,
+        guard=parameters["guard"].string_param if "guard" in parameters else "",
+    )

@@ -46,7 +46,7 @@ class Readings:
     Attributes:
         at: seconds since 1970. invalid: (model, requests that were their callers' fault).
         capture: None where nothing is captured. spool_records: that wait for the uplink.
-        returned: samples and labels that the uplink brought to the cloud in the spool's life.
+        returned: samples and labels that the uplink brought to the cloud in the spool's life. waiting: requests, now.
     """
 
     version: str
@@ -58,6 +58,7 @@ class Readings:
     capture: CaptureCounters | None = None
     spool_records: int = 0
     returned: int = 0
+    waiting: int = 0
 
 
 class Reader:
@@ -88,6 +89,7 @@ class Reader:
             capture=capture,
             spool_records=max(capture.spool_records - passed, 0) if capture is not None else 0,
             returned=_returned(),
+            waiting=service.gate.waiting,
         )
 
 
