@@ -61,7 +61,7 @@ def _process(readings: Readings) -> Iterator[Family]:
     yield _one("process_resident_memory_bytes", "gauge", "Memory of the serving process.", process.resident_bytes)
     yield _one("process_cpu_seconds_total", "counter", "Processor time of the serving process.", process.cpu_seconds)
     yield _one("process_start_time_seconds", "gauge", "When it started, seconds since 1970.", process.started)
-    yield _one("hybridge_requests_waiting", "gauge", "Requests that wait for their turn now.", readings.waiting)
+    yield _one("hybridge_waiting_requests", "gauge", "Requests that wait for their turn now.", readings.waiting)
     yield _one("process_open_fds", "gauge", "Its open files and sockets.", process.open_files)
 
 

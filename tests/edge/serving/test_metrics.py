@@ -29,7 +29,19 @@ from hybridge_edge.observe.readings import Process, Readings
 from hybridge_edge.serving.statistics import ModelStatistics, Statistics
 
 PAGE = Path(__file__).parents[3] / "docs" / "observability.md"
-UNITS = ("_seconds", "_bytes", "_total", "_rows", "_records", "_info", "_fds", "_confidence", "_state", "_degraded")
+UNITS = (
+    "_seconds",
+    "_bytes",
+    "_requests",
+    "_total",
+    "_rows",
+    "_records",
+    "_info",
+    "_fds",
+    "_confidence",
+    "_state",
+    "_degraded",
+)
 
 
 def parsed(text: bytes) -> dict[str, Metric]:
