@@ -32,7 +32,7 @@ from typing import Any
 import numpy
 import psutil
 from peers import package
-from peers.processes import Tree, surroundings
+from peers.processes import Tree, end_on_sigterm, surroundings
 from peers.swap_load import FAILED, MISLABELLED, RIGHT, Truth
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # exported at run time
 from small_model import write_package
@@ -143,6 +143,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--control", action="store_true", help="one version has another's numbers: must be found")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
+    end_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="hyb") as name:
         folder = Path(name)
         fleet = Fleet(folder, options.control)

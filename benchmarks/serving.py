@@ -27,6 +27,7 @@ from peers import table
 from peers.contenders import CONTENDERS, Contender
 from peers.environments import ENVIRONMENTS, NoEnvironment
 from peers.models import MODELS, export
+from peers.processes import end_on_sigterm
 from peers.rounds import CALLERS, Slot, Started, ring
 
 HERE = Path(__file__).resolve().parent
@@ -49,6 +50,7 @@ def main(arguments: list[str]) -> int:
         return write_locks()
     missing = make_environments(options.environments.resolve(), options.contenders)
     began = time.monotonic()
+    end_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="hyb") as folder:
         started, slots = run(Path(folder), options, missing)
     found = table.figures(slots)

@@ -31,7 +31,7 @@ def test_contenders_are_measured_in_turns_and_one_that_does_not_start_is_a_row_t
     (broken / "bin" / "python").chmod(0o755)
     mark_as_made(broken)
     done = run(
-        *("--contenders", "in-process,ours,kserve", "--models", "tiny", "--rounds", "1", "--seconds", "0.3"),
+        *("--contenders", "in-process,ours,kserve", "--models", "tiny", "--rounds", "1", "--seconds", "0.2"),
         *("--environments", str(environments), "--out", str(out)),
     )
     assert done.returncode == 0, done.stderr
@@ -56,9 +56,3 @@ def test_contenders_are_measured_in_turns_and_one_that_does_not_start_is_a_row_t
 def mark_as_made(environment: Path) -> None:
     lock = (ROOT / "benchmarks" / "locks" / f"{environment.name}.txt").read_bytes()
     (environment / "lock.sha256").write_text(hashlib.sha256(lock).hexdigest())
-
-
-def test_an_unknown_contender_is_refused_with_the_names_of_those_there_are() -> None:
-    done = run("--contenders", "everybody")
-    assert done.returncode == 2
-    assert "'everybody' is none of in-process, ours, kserve" in done.stderr
