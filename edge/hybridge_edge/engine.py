@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
@@ -20,8 +20,7 @@ Arrays = Mapping[str, Array]
 CPU = "CPUExecutionProvider"
 
 
-@dataclass(frozen=True, slots=True)
-class EngineResult:
+class EngineResult(NamedTuple):
     """What a run gave: features and outputs by name, batch first, and how long each graph took in microseconds."""
 
     features: dict[str, Array]

@@ -13,7 +13,7 @@ import onnxruntime
 from hybridge_edge.contract.errors import PackageRefused
 from hybridge_edge.contract.manifest import Variant
 from hybridge_edge.contract.tensors import BYTES, TensorSpec
-from hybridge_edge.engine import Array, Arrays, EngineResult, ProviderFailed, Readable, Stop
+from hybridge_edge.engine import CPU, Array, Arrays, EngineResult, ProviderFailed, Readable, Stop
 from hybridge_edge.package import Package
 
 _TYPES = {
@@ -101,6 +101,8 @@ class OnnxEngine:
         self._feature_names = [spec.name for spec in manifest.features]
         self._output_names = [spec.name for spec in manifest.outputs]
         self.provider = provider
+        batched = next((spec.name for spec in manifest.inputs if spec.shape[0] == -1), "")
+        self._batched = batched if provider == CPU else ""
         self.degraded = ""
 
     def run(self, inputs: Arrays, stop: Stop | None = None) -> EngineResult:
@@ -111,6 +113,10 @@ class OnnxEngine:
         options = None
         if stop is not None:
             options = onnxruntime.RunOptions()
+            if self._batched and len(inputs[self._batched]) > 1:
+                # Otherwise the runtime keeps for ever what a batch needs: after a busy minute a device that answers one
+                # row at a time would hold the memory of thirty-two.
+                options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
             stop.when_asked(partial(setattr, options, "terminate", True))
         start = perf_counter_ns()
         features = dict(zip(self._feature_names, self._features.run(self._feature_names, inputs, options), strict=True))

@@ -192,6 +192,7 @@ class Relay:
 
     def _let_in(self, connection: _Connection, data: bytes) -> None:
         """From the client: as much as may pass now; the rest is held, and nothing more is read until it has."""
+        was_held = connection in self._held
         data = connection.held + data if data else connection.held
         try:
             passed = connection.frames[0].pass_on(data)
@@ -207,7 +208,8 @@ class Relay:
         if passed:
             self._send(connection, 1, data[:passed])
         if connection in self._connections:
-            self._watch(connection, 0)
+            if was_held != (connection in self._held):
+                self._watch(connection, 0)
             if connection.ended[0] and connection not in self._held:
                 self._end(connection, 0)
 

@@ -7,9 +7,10 @@ is no longer kept is closed when its last lease ends.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
+from types import TracebackType
 
 from hybridge_edge.contract.errors import ModelNotFound
 from hybridge_edge.contract.manifest import Manifest
@@ -66,6 +67,24 @@ class Resident:
         if ended:
             self.trial.trust()
         return ended
+
+
+class Lease:
+    """A resident that is not closed while somebody is inside ``with lease as resident:``; entered once, at once."""
+
+    __slots__ = ("_release", "_resident")
+
+    def __init__(self, resident: Resident, release: Callable[[Resident], None]) -> None:
+        self._resident = resident
+        self._release = release
+
+    def __enter__(self) -> Resident:
+        return self._resident
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._release(self._resident)
 
 
 class Residents:
@@ -168,16 +187,12 @@ class Residents:
         with self._lock:
             return self._find(model, version)
 
-    @contextmanager
-    def lease(self, model: str, version: str) -> Iterator[Resident]:
+    def lease(self, model: str, version: str) -> Lease:
         """Hold the resident model of that name and version ("" is the active one). Raises ModelNotFound."""
         with self._lock:
             resident = self._find(model, version)
             resident.leases += 1
-        try:
-            yield resident
-        finally:
-            self._release(resident)
+        return Lease(resident, self._release)
 
     @contextmanager
     def lease_standby(self, model: str, digest: str) -> Iterator[Resident | None]:

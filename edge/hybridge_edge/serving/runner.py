@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy
 
@@ -19,8 +19,7 @@ from hybridge_edge.serving.watchdog import Watchdog
 FAILURES = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
+class Ran(NamedTuple):
     """What one request got of a run: its own rows, when the run began (monotonic ns), and what copying cost."""
 
     result: EngineResult

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hybridge_edge.contract.errors import HybridgeError
 from hybridge_edge.contract.tensors import TensorSpec
@@ -30,8 +30,7 @@ _ROW_ROOM = 6
 """Characters a row's suffix may need: a slash and up to five digits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Inference:
+class Inference(NamedTuple):
     """A request: raw inputs by name, batch first; ``version`` and ``sample_id`` may be ""; () is every output."""
 
     model: str
@@ -42,8 +41,7 @@ class Inference:
     capture: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What came of it; times in microseconds, ``total_us`` from the request's entry here to its leaving.
 
     ``copy_us`` went into putting requests together and taking answers apart. ``guard`` is the sentence of a guard that

@@ -114,7 +114,7 @@ class Timed:
         self.turns.append(self.name)
         result = self.inner.run(inputs)
         self.runs += 1
-        return replace(result, features_us=0, infer_us=self.took_us(self.runs - 2))
+        return result._replace(features_us=0, infer_us=self.took_us(self.runs - 2))
 
     def close(self) -> None:
         self.inner.close()
