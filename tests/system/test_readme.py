@@ -16,7 +16,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-SECONDS = 280
+SECONDS = 420
 
 
 def blocks(kind: str) -> list[str]:
