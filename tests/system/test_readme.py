@@ -54,6 +54,7 @@ def workplace(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
 
 
 @pytest.mark.system
+@pytest.mark.timeout(SECONDS + 30)
 def test_every_local_command_of_the_readme_works_in_its_order(workplace: tuple[Path, dict[str, str]]) -> None:
     folder, environment = workplace
     (folder / "try").mkdir()
