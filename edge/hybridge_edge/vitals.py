@@ -27,6 +27,8 @@ ADDRESS_MARGIN_MEGABYTES = 640
 """Over the same for memory that is only asked for: stacks of threads count whole."""
 MEMORY_EXIT = 75
 """The worker's exit code where it went for want of memory (EX_TEMPFAIL of sysexits.h)."""
+STUCK_EXIT = 76
+"""The worker's exit code where a run could not be stopped."""
 _MEGABYTE = 1024 * 1024
 
 
@@ -115,7 +117,3 @@ def end_now(reason: str) -> None:
     """End this process as a crash would: what it does is beyond its own reach."""
     _LOG.critical("%s The process ends.", reason)
     os._exit(STUCK_EXIT)
-
-
-STUCK_EXIT = 76
-"""The worker's exit code where a run could not be stopped."""

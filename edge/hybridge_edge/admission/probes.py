@@ -18,14 +18,12 @@ from hybridge_edge.contract.report import SLOWER
 from hybridge_edge.engine import Array, Arrays, EngineResult
 from hybridge_edge.package import Package
 from hybridge_edge.serving.evidence import Paired, comparable, disagreements
-from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.residents import Resident
+from hybridge_edge.serving.runner import Runner
 
 _LOG = logging.getLogger(__name__)
 PROBE_SECONDS = 10.0
 """After this the rest is left out."""
-IDLE_SECONDS = 0.02
-"""How long a run waits for an idle moment before it queues like a request."""
 PAUSE_SECONDS = 0.0005
 """Between two rows: whoever waits for the interpreter gets it."""
 _COMPILE_AGAIN = "Compile the package again."
@@ -35,7 +33,7 @@ def answer_probes(
     package: Package,
     now: Resident,
     before: Resident,
-    gate: Gate,
+    runner: Runner,
     stop: Callable[[], bool],
     seconds: float = PROBE_SECONDS,
 ) -> Paired:
@@ -57,17 +55,15 @@ def answer_probes(
     until = time.monotonic() + seconds
     times: list[tuple[int, int]] = []
     disagreed = 0
-    with now.trial:  # one mark for all of them: making one before each run would slow that run down
-        for number, row in enumerate((rows[0], *rows)):
-            if stop() or time.monotonic() > until:
-                _LOG.warning("%d of %d probes were answered in time.", len(times), len(rows))
-                break
-            gate.wait_for_idle(IDLE_SECONDS)
-            pair = _pair(now, before, row, gate, new_first=number % 2 == 0)
-            if number > 0 and pair is not None:  # the first pair warms both up
-                times.append((_us(pair[0]), _us(pair[1])))
-                disagreed += disagreements(now.manifest.confidence_output, 1, pair[0].outputs, pair[1].outputs)
-            time.sleep(PAUSE_SECONDS)
+    for number, row in enumerate((rows[0], *rows)):
+        if stop() or time.monotonic() > until:
+            _LOG.warning("%d of %d probes were answered in time.", len(times), len(rows))
+            break
+        pair = _pair(now, before, row, runner, new_first=number % 2 == 0)
+        if number > 0 and pair is not None:  # the first pair warms both up
+            times.append((_us(pair[0]), _us(pair[1])))
+            disagreed += disagreements(now.manifest.confidence_output, 1, pair[0].outputs, pair[1].outputs)
+        time.sleep(PAUSE_SECONDS)
     if not times:
         return Paired()
     return Paired(
@@ -87,15 +83,14 @@ def _check(now: Resident, row: Arrays) -> None:
 
 
 def _pair(
-    now: Resident, before: Resident, row: Arrays, gate: Gate, *, new_first: bool
+    now: Resident, before: Resident, row: Arrays, runner: Runner, *, new_first: bool
 ) -> tuple[EngineResult, EngineResult] | None:
     """Both answers, or None where the device is overloaded or the version before fails on this row."""
     found: dict[bool, EngineResult] = {}
     for new in (new_first, not new_first):
         resident = now if new else before
         try:
-            with gate.enter(PROBE_SECONDS), resident.trial:
-                found[new] = resident.engine.run(row)
+            found[new] = runner.beside(resident, row, PROBE_SECONDS)
         except Overloaded:
             return None
         except Exception as error:  # the runtime's own errors have no common root

@@ -70,7 +70,7 @@ class Steps:
         self.residents = service.residents
         self.trust = trust
         self.factory = factory
-        self._gate = service.gate
+        self._runner = service.runner
         self._load = load
         self._trial = trial
         self._passed = Passed(store.folder)
@@ -168,10 +168,9 @@ class Steps:
 
     def warmed_up(self, package: Package, fresh: Resident) -> Measured:
         """Warm-up, and the budget of latency; what kept it once under this runtime is warmed and not measured again."""
-        mark = self.store.trial(package.digest)
         known = self.measured(package.digest)
         measure = known is None or not known.p99_us
-        warmth = warm_up(package, fresh.engine, self._gate, mark, self._stop, measure=measure)
+        warmth = warm_up(package, fresh, self._runner, self._stop, measure=measure)
         if known is not None and not measure:
             return known
         return self._passed.warmed_up(package.digest, engine.runtime_version(), warmth.p50_us, warmth.p99_us)
@@ -180,7 +179,7 @@ class Steps:
         """The probes' answers of the new version and of the one that answers now."""
         if before is None or before.digest == fresh.digest:
             return Paired()
-        return answer_probes(package, fresh, before, self._gate, self._stop)
+        return answer_probes(package, fresh, before, self._runner, self._stop)
 
     def measured(self, digest: str) -> Measured | None:
         """What was measured of a package under this runtime."""

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from hybridge_edge.admission.golden import golden_inputs
 from hybridge_edge.contract.errors import Overloaded, PackageRefused
-from hybridge_edge.engine import Array, Engine
+from hybridge_edge.engine import Array
 from hybridge_edge.package import Package
-from hybridge_edge.serving.gate import Gate
+from hybridge_edge.serving.residents import Resident
+from hybridge_edge.serving.runner import Runner
 
 STEP = "warm-up"
 BUDGET_STEP = "budget"
@@ -27,7 +27,6 @@ SECONDS = 2.0
 """For all of it; after this what was measured so far counts."""
 BUDGET_FACTOR = 1.5
 """Times ``budgets.p99_us`` is allowed: a device's warm-up is not the bench where the budget was set."""
-IDLE_SECONDS = 0.02
 _ENTER_SECONDS = 1.0
 
 
@@ -42,9 +41,8 @@ class Warmth:
 
 def warm_up(
     package: Package,
-    engine: Engine,
-    gate: Gate,
-    mark: AbstractContextManager[None],
+    fresh: Resident,
+    runner: Runner,
     stop: Callable[[], bool],
     seconds: float = SECONDS,
     *,
@@ -53,7 +51,7 @@ def warm_up(
     """Run the golden inputs row by row.
 
     Args:
-        mark: entered around all runs: dying inside counts against the package. stop: whether to end early.
+        fresh: the package, loaded. stop: whether to end early.
         measure: whether more is wanted than that it is warm.
 
     Raises:
@@ -63,14 +61,13 @@ def warm_up(
     rows = list(_rows(package))
     until = time.monotonic() + seconds
     best = Warmth(0, 0, 0)
-    with mark:
-        _run(engine, rows, gate, COLD_RUNS, lambda: stop() or time.monotonic() > until)
-        for _ in range(ROUNDS if measure else 0):
-            times = _run(engine, rows, gate, RUNS, lambda: stop() or time.monotonic() > until)
-            if times and (best.runs == 0 or _percentile(times, 0.99) < best.p99_us):
-                best = Warmth(_percentile(times, 0.5), _percentile(times, 0.99), len(times))
-            if len(times) < RUNS or not allowed or best.p99_us <= allowed:
-                break
+    _run(fresh, rows, runner, COLD_RUNS, lambda: stop() or time.monotonic() > until)
+    for _ in range(ROUNDS if measure else 0):
+        times = _run(fresh, rows, runner, RUNS, lambda: stop() or time.monotonic() > until)
+        if times and (best.runs == 0 or _percentile(times, 0.99) < best.p99_us):
+            best = Warmth(_percentile(times, 0.5), _percentile(times, 0.99), len(times))
+        if len(times) < RUNS or not allowed or best.p99_us <= allowed:
+            break
     if allowed and best.runs and best.p99_us > allowed:
         raise PackageRefused(
             f"One row takes {best.p99_us} us at the 99th percentile of {best.runs} runs; the package's budget is "
@@ -81,15 +78,15 @@ def warm_up(
     return best
 
 
-def _run(engine: Engine, rows: list[dict[str, Array]], gate: Gate, count: int, over: Callable[[], bool]) -> list[int]:
+def _run(
+    fresh: Resident, rows: list[dict[str, Array]], runner: Runner, count: int, over: Callable[[], bool]
+) -> list[int]:
     times: list[int] = []
     for number in range(count):
         if over():
             break
-        gate.wait_for_idle(IDLE_SECONDS)
         try:
-            with gate.enter(_ENTER_SECONDS):
-                result = engine.run(rows[number % len(rows)])
+            result = runner.beside(fresh, rows[number % len(rows)], _ENTER_SECONDS)
         except Overloaded:
             continue
         except Exception as error:  # the runtime's own errors have no common root

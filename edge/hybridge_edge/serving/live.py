@@ -15,7 +15,6 @@ from threading import Event, Lock, Thread
 
 from hybridge_edge.engine import Array, Arrays
 from hybridge_edge.serving.evidence import comparable, disagreements
-from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.residents import Resident, Residents
 from hybridge_edge.serving.runner import Runner
 
@@ -23,10 +22,8 @@ _LOG = logging.getLogger(__name__)
 MAX_WAITING = 32
 MAX_WAITING_BYTES = 16 * 1024 * 1024
 """Of inputs that wait; they are views of their requests' bytes."""
-IDLE_S = 0.02
-"""How long a comparison waits for an idle moment before it enters like a request."""
 BUSY_S = 1.0
-"""How long it then waits for its turn before it is dropped."""
+"""How long a comparison waits for its turn before it is dropped."""
 _CLOSE_S = 5.0
 
 
@@ -46,11 +43,8 @@ class LiveComparison:
         share: of requests, 0 to 1.
     """
 
-    def __init__(
-        self, residents: Residents, gate: Gate, runner: Runner, share: float, rng: random.Random | None = None
-    ) -> None:
+    def __init__(self, residents: Residents, runner: Runner, share: float, rng: random.Random | None = None) -> None:
         self._residents = residents
-        self._gate = gate
         self._runner = runner
         self._share = share
         self._random = rng or random.Random()  # noqa: S311  chooses samples, hides nothing
@@ -114,7 +108,6 @@ class LiveComparison:
             if before is None or not comparable(now.manifest, before.manifest):
                 return False
             before.signature.check(answered.inputs)
-            self._gate.wait_for_idle(IDLE_S)
             result = self._runner.beside(before, answered.inputs, BUSY_S)
         output = now.manifest.confidence_output
         differ = disagreements(output, answered.rows, {output: answered.output}, result.outputs)

@@ -17,6 +17,8 @@ from hybridge_edge.serving.statistics import Statistics
 from hybridge_edge.serving.watchdog import Watchdog
 
 FAILURES = 3
+IDLE_S = 0.02
+"""How long work beside the requests waits for an idle moment."""
 
 
 class Ran(NamedTuple):
@@ -61,7 +63,13 @@ class Runner:
         return ran
 
     def beside(self, resident: Resident, inputs: Arrays, wait_s: float) -> EngineResult:
-        """Run inputs that no request waits for, alone, after at most ``wait_s`` seconds of waiting for a place."""
+        """Run inputs that no request waits for, alone: a moment is waited for an idle place, then as for a request.
+
+        Raises:
+            Overloaded: no place within ``wait_s`` seconds. DeadlineExceeded: the watchdog ended the run. Anything else
+            is the engine's.
+        """
+        self.gate.wait_for_idle(IDLE_S)
         with self.gate.enter(wait_s):
             return self._once(resident, inputs, ())
 

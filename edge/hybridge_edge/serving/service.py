@@ -92,7 +92,7 @@ class Service:
         self.residents = Residents()
         self.statistics = Statistics()
         self.runner = Runner(gate, watchdog or unwatched(), self.statistics, broken)
-        self.live = LiveComparison(self.residents, gate, self.runner, live_share)
+        self.live = LiveComparison(self.residents, self.runner, live_share)
         self.capture: Capture | None = None
         self._on_trusted = on_trusted
         self._lock = Lock()

@@ -23,6 +23,8 @@ from hybridge_edge.serving.evidence import comparable
 from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.live import MAX_WAITING, LiveComparison
 from hybridge_edge.serving.residents import Resident
+from hybridge_edge.serving.runner import Runner
+from hybridge_edge.serving.service import Service
 from hybridge_edge.serving.standing import EVALUATION_SECONDS, under_evaluation
 
 ROWS = 40
@@ -120,6 +122,11 @@ class Timed:
         self.inner.close()
 
 
+def alone() -> Runner:
+    """Runs for nobody else."""
+    return Service(Gate(1), lambda model, digest: None).runner
+
+
 def test_who_goes_first_alternates_and_a_pair_counts_as_slower_above_the_stated_factor(
     packages: Callable, trust: TrustDocument
 ) -> None:
@@ -130,7 +137,7 @@ def test_who_goes_first_alternates_and_a_pair_counts_as_slower_above_the_stated_
     now = Timed(load(package, 1), "now", turns, lambda row: 151 if 0 <= row < 4 else 150)
     before = Timed(load(package, 1), "before", turns, lambda row: 100)
     residents = [Resident(built.manifest, built.digest, engine) for engine in (now, before)]
-    paired = answer_probes(package, *residents, Gate(1), lambda: False)
+    paired = answer_probes(package, *residents, alone(), lambda: False)
     assert (paired.rows, paired.slower, paired.median_us, paired.median_us_before) == (10, 4, 150, 100)
     assert turns == ["now", "before", "before", "now"] * 5 + ["now", "before"]
 
@@ -140,8 +147,8 @@ def test_probing_ends_when_the_server_stops_or_time_is_up(packages: Callable, tr
     package = trusting.open_package(built.folder, trust)
     now, before = (Resident(built.manifest, built.digest, load(package, 1)) for _ in range(2))
     answers = iter([False] * 6 + [True])
-    assert answer_probes(package, now, before, Gate(1), lambda: next(answers)).rows == 5
-    assert answer_probes(package, now, before, Gate(1), lambda: False, seconds=-1.0).rows == 0
+    assert answer_probes(package, now, before, alone(), lambda: next(answers)).rows == 5
+    assert answer_probes(package, now, before, alone(), lambda: False, seconds=-1.0).rows == 0
 
 
 def test_a_share_of_requests_is_answered_by_the_version_before_too(
@@ -204,7 +211,7 @@ def test_comparisons_are_dropped_before_a_request_waits(device: Any, packages: C
 
 def test_inputs_that_wait_are_bounded_in_bytes(packages: Callable, trust: TrustDocument, device: Any) -> None:
     built = packages()
-    live = LiveComparison(device.service.residents, Gate(1), device.service.runner, 1.0)
+    live = LiveComparison(device.service.residents, device.service.runner, 1.0)
     resident = Resident(built.manifest, built.digest, load(trusting.open_package(built.folder, trust), 1))
     resident.begin("sha256:" + "a" * 64, put_back=False)
     large = {"window": numpy.zeros((9, 1024, 1024), numpy.uint8)}

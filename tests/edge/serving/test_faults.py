@@ -49,8 +49,11 @@ def _model(nodes: list, channels: int, **constants: object) -> bytes:
     return model.SerializeToString()
 
 
-def looping(factor: float, channels: int) -> bytes:
-    """Scores as the kit's model gives them, after as many trips round a loop as the largest mean says."""
+def looping(factor: float, channels: int, above: float | None = None) -> bytes:
+    """Scores as the kit's model gives them, after as many trips round a loop as the largest mean says.
+
+    With ``above`` no trip up to that mean, and hours beyond it.
+    """
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Add", ["kept", "zero"], ["next"])],
         "body",
@@ -60,10 +63,15 @@ def looping(factor: float, channels: int) -> bytes:
     nodes = [
         helper.make_node("Mul", ["mean", "factor"], ["scaled"]),
         helper.make_node("ReduceMax", ["mean"], ["most"], keepdims=0),
-        helper.make_node("Cast", ["most"], ["trips"], to=TensorProto.INT64),
+        helper.make_node("Sub", ["most", "calm"], ["beyond"]),
+        helper.make_node("Mul", ["beyond", "steep"], ["length"]),
+        helper.make_node("Cast", ["length"], ["trips"], to=TensorProto.INT64),
         helper.make_node("Loop", ["trips", "yes", "scaled"], ["scores"], body=body),
     ]
-    return _model(nodes, channels, factor=numpy.float32(factor), yes=numpy.array(True), zero=numpy.float32(0))
+    calm, steep = (0.0, 1.0) if above is None else (above, 1e12)
+    constants = {"factor": factor, "zero": 0.0, "calm": calm, "steep": steep}
+    floats = {name: numpy.float32(value) for name, value in constants.items()}
+    return _model(nodes, channels, yes=numpy.array(True), **floats)
 
 
 def hungry(factor: float, channels: int) -> bytes:
@@ -156,6 +164,24 @@ def test_a_model_that_hangs_three_times_in_a_row_is_quarantined_and_the_one_befo
     asked.server.start()
     assert asked.version() == "1.0.0"
     assert asked.states() == {"1.0.0": "ACTIVE", "2.0.0": "QUARANTINED"}
+
+
+def test_a_version_that_hangs_on_a_probe_is_refused_and_holds_no_place(asked: Asked) -> None:
+    """Its golden inputs are answered at once, in the trial too: only a probe goes round for hours."""
+    asked.server.arguments += ["--run-seconds", "0.3"]
+    asked.server.start()
+    asked.hand_over("1.0.0", 1.0)
+    kit = asked.kit
+    calm, rough = (kit.window(rows, seed=seed).mean(axis=1).max() for rows, seed in ((4, 7), (64, 11)))
+    assert rough > calm
+    graph = looping(2.0, kit.CHANNELS, above=(calm + rough) / 2)
+    built = asked.packages("2.0.0", 2.0, graph=graph, probes=64, change=with_loop)
+    answer = asked.server.hand_over(built.handover(asked.epoch + 1))
+    assert answer["state"] == "REFUSED", answer
+    assert "probes: A probe cannot be run: A run of watch 2.0.0 was stopped after 0.3 s" in answer["reason"]
+    with asked.client as client:
+        for _ in range(4 * (os.cpu_count() or 1)):
+            assert client.infer("watch", asked.window(0.5), timeout_s=5).version == "1.0.0"
 
 
 def test_a_run_that_nobody_waits_for_any_more_is_ended_and_blames_nobody(asked: Asked) -> None:

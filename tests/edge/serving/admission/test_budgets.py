@@ -17,6 +17,8 @@ from hybridge_edge.contract.states import PackageState
 from hybridge_edge.engine import load
 from hybridge_edge.package import Package
 from hybridge_edge.serving.gate import Gate
+from hybridge_edge.serving.residents import Resident
+from hybridge_edge.serving.service import Service
 
 NO_BUDGETS = Budgets()
 OLD = Held("watch", "1.0.0", 40, True)
@@ -141,13 +143,15 @@ def test_warm_up_ends_when_its_time_is_over_and_lets_requests_go_first(device: A
     built = packages("1.0.0", 1.0)
     device.activation.hand_over(built.handover(1))
     package = device.store.open(built.digest, device.trust)
-    loaded, mark = load(package, 1), device.store.trial(built.digest)
-    assert warm_up(package, loaded, Gate(1), mark, lambda: False).runs == RUNS
-    assert warm_up(package, loaded, Gate(1), mark, lambda: False, seconds=0.0).runs == 0
-    assert warm_up(package, loaded, Gate(1), mark, lambda: True).runs == 0
-    assert warm_up(package, loaded, Gate(1), mark, lambda: False, measure=False).runs == 0
+    fresh = Resident(package.manifest, package.digest, load(package, 1), device.store.trial(built.digest))
+    gate = Gate(1)
+    runner = Service(gate, lambda model, digest: None).runner
+    assert warm_up(package, fresh, runner, lambda: False).runs == RUNS
+    assert warm_up(package, fresh, runner, lambda: False, seconds=0.0).runs == 0
+    assert warm_up(package, fresh, runner, lambda: True).runs == 0
+    assert warm_up(package, fresh, runner, lambda: False, measure=False).runs == 0
     # A request that holds the only place holds the warm-up too, and is not held by it.
-    gate, entered, go = Gate(1), Event(), Event()
+    entered, go = Event(), Event()
 
     def request() -> None:
         with gate.enter(5.0):
@@ -157,10 +161,10 @@ def test_warm_up_ends_when_its_time_is_over_and_lets_requests_go_first(device: A
     thread = Thread(target=request)
     thread.start()
     entered.wait(5.0)
-    assert warm_up(package, loaded, gate, mark, lambda: False, seconds=0.3).runs == 0
+    assert warm_up(package, fresh, runner, lambda: False, seconds=0.3).runs == 0
     go.set()
     thread.join()
-    loaded.close()
+    fresh.engine.close()
 
 
 def test_a_package_that_comes_back_is_warmed_and_not_measured_again(device: Any, packages: Callable) -> None:
