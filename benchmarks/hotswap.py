@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import our_server
 import psutil
-from peers import package
 from peers.processes import Tree, end_on_sigterm, surroundings
 from peers.swap_load import FAILED, MISLABELLED, RIGHT, Truth
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # exported at run time
@@ -70,7 +70,7 @@ class Fleet:
 
     def __init__(self, folder: Path, control: bool) -> None:
         signer = CryptoSigner.generate_ed25519()
-        package.write_trust(folder / "trust.json", signer)
+        our_server.write_trust(folder, signer)
         self._epoch = 0
         self._handovers = []
         truth: dict[str, tuple[str, float]] = {}
@@ -173,7 +173,7 @@ def main(arguments: list[str]) -> int:
 def server(folder: Path) -> Iterator[Tree]:
     """``hybridge-edge serve`` on Unix sockets, ended on leaving."""
     environment = surroundings(HYBRIDGE_RUNTIME_DIR=str(folder / "run"), HYBRIDGE_TRUST=str(folder / "trust.json"))
-    tree = Tree.start(package.command(folder, ""), environment, folder / "server.log", folder)
+    tree = Tree.start(our_server.command(folder), environment, folder / "server.log", folder)
     try:
         until = time.monotonic() + ANSWER_S
         while not (folder / "run" / runtime.ENDPOINT_FILE).exists():

@@ -13,39 +13,29 @@ import argparse
 import json
 import os
 import platform
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy
 import onnx
+import our_server
 from onnx import TensorProto, helper, numpy_helper
-from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # exported without saying so
 
-from hybridge_edge import lines
-from hybridge_edge.contract.document import canonical, sha256
-from hybridge_edge.contract.examination import Golden, GoldenTensor
+from hybridge_edge.contract.document import canonical
 from hybridge_edge.contract.handover import Handover
-from hybridge_edge.contract.lineage import Lineage
-from hybridge_edge.contract.manifest import SIGNATURE_PAYLOAD_TYPE, Manifest, Variant
-from hybridge_edge.contract.package_file import FileEntry
 from hybridge_edge.contract.tensors import TensorSpec
-from hybridge_edge.contract.trust_document import TrustDocument, TrustedKey
 
 RESULT = Path(__file__).resolve().parent / "results" / "rollback.json"
 MODEL = "scaled"
 SIZES = {"small": 4, "64 MB": 4096}
 """Columns of a square matrix of float32 that the model multiplies with."""
 DISK_ROUNDS = 5
-READY_WITHIN_S = 60.0
 
 
 def main(arguments: list[str]) -> int:
@@ -74,23 +64,21 @@ def measure(folder: Path, columns: int, rounds: int) -> dict[str, dict[str, floa
     """Milliseconds of a rollback, from the request to the answer."""
     folder.mkdir()
     signer = CryptoSigner.generate_ed25519()
-    key = signer.public_key
-    trust = TrustDocument(1, (TrustedKey(key.keyid, key.keytype, key.scheme, key.keyval["public"]),))
-    (folder / "trust.json").write_bytes(trust.to_bytes())
+    our_server.write_trust(folder, signer)
     one, two = (build(folder / str(number), columns, float(number), signer) for number in (1, 2))
     resident, from_disk, epoch = [], [], 0
-    with serving(folder):
+    with our_server.running(folder):
         for _ in range(rounds):
             for built in (one, two):
                 epoch += 1
                 hand_over(folder, built, epoch)
             resident.append(roll_back(folder))
     for _ in range(DISK_ROUNDS):
-        with serving(folder):
+        with our_server.running(folder):
             for built in (one, two):
                 epoch += 1
                 hand_over(folder, built, epoch)
-        with serving(folder):
+        with our_server.running(folder):
             from_disk.append(roll_back(folder))
     return {"resident": summary(resident), "from disk": summary(from_disk)}
 
@@ -112,45 +100,15 @@ def roll_back(folder: Path) -> float:
     return took
 
 
-def hand_over(folder: Path, package: Path, epoch: int) -> None:
-    digest = sha256((package / "manifest.json").read_bytes())
-    line = Handover(MODEL, str(package), digest, "by-hand", epoch).to_line()
-    answer = json.loads(lines.ask(folder / "run" / "management.sock", line, READY_WITHIN_S))
-    if answer.get("state") != "ACTIVE":
-        sys.exit(f"rollback: the server answered {answer}")
+def hand_over(folder: Path, package: Handover, epoch: int) -> None:
+    our_server.activate(folder, replace(package, epoch=epoch))
 
 
 def ask(folder: Path, request: dict[str, str]) -> dict[str, object]:
-    answer: dict[str, object] = json.loads(
-        lines.ask(folder / "run" / "management.sock", canonical(request), READY_WITHIN_S)
-    )
-    return answer
+    return our_server.ask(folder, canonical(request))
 
 
-@contextmanager
-def serving(folder: Path) -> Iterator[None]:
-    """``hybridge-edge serve`` over the folder's store, until the block ends."""
-    environment = {
-        **os.environ,
-        "HYBRIDGE_RUNTIME_DIR": str(folder / "run"),
-        "HYBRIDGE_TRUST": str(folder / "trust.json"),
-    }
-    (folder / "run" / "endpoint.json").unlink(missing_ok=True)
-    command = [sys.executable, "-m", "hybridge_edge.cli", "serve", "--store", str(folder / "store")]
-    server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    try:
-        until = time.monotonic() + READY_WITHIN_S
-        while not (folder / "run" / "endpoint.json").exists():
-            if server.poll() is not None or time.monotonic() > until:
-                sys.exit("rollback: the server did not start")
-            time.sleep(0.05)
-        yield
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait()
-
-
-def build(folder: Path, columns: int, factor: float, signer: CryptoSigner) -> Path:
+def build(folder: Path, columns: int, factor: float, signer: CryptoSigner) -> Handover:
     """A signed package: features are the input, scores = features @ (factor * identity)."""
     folder.mkdir()
     rows = numpy.arange(2 * columns, dtype=numpy.float32).reshape(2, columns) / columns
@@ -160,28 +118,12 @@ def build(folder: Path, columns: int, factor: float, signer: CryptoSigner) -> Pa
     (folder / "features.onnx").write_bytes(graph(helper.make_node("Identity", ["rows"], ["features"]), columns, []))
     node = helper.make_node("MatMul", ["features", "matrix"], ["scores"])
     (folder / "model.onnx").write_bytes(graph(node, columns, [matrix]))
-    files = tuple(
-        FileEntry(path.name, sha256(path.read_bytes()), path.stat().st_size) for path in sorted(folder.iterdir())
+    tensors = (
+        TensorSpec("rows", "FP32", (-1, columns)),
+        TensorSpec("features", "FP32", (-1, columns)),
+        TensorSpec("scores", "FP32", (-1, columns)),
     )
-    manifest = Manifest(
-        name=MODEL,
-        version=f"{factor:.0f}.0.0",
-        files=files,
-        inputs=(TensorSpec("rows", "FP32", (-1, columns)),),
-        features=(TensorSpec("features", "FP32", (-1, columns)),),
-        outputs=(TensorSpec("scores", "FP32", (-1, columns)),),
-        variants=(Variant("cpu", "features.onnx", "model.onnx", ("CPUExecutionProvider",)),),
-        golden=Golden(
-            (GoldenTensor("input", "rows", "input.npy"), GoldenTensor("output", "scores", "output.npy")), 1e-4, 1e-5
-        ),
-        features_digest=sha256((folder / "features.onnx").read_bytes()),
-        lineage=Lineage("benchmark", "sha256:" + "0" * 64, "sha256:" + "1" * 64, "2026-11-01T00:00:00Z"),
-    )
-    (folder / "manifest.json").write_bytes(manifest.to_bytes())
-    envelope = Envelope(manifest.to_bytes(), SIGNATURE_PAYLOAD_TYPE, {})
-    envelope.sign(signer)
-    (folder / "signature.json").write_text(json.dumps(envelope.to_dict()))
-    return folder
+    return our_server.seal(folder, signer, MODEL, f"{factor:.0f}.0.0", tensors, ("input.npy", "output.npy"))
 
 
 def graph(node: onnx.NodeProto, columns: int, constants: list[onnx.TensorProto]) -> bytes:

@@ -12,6 +12,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import our_server
+
 from hybridge_edge import runtime
 from peers import package
 from peers.environments import ENVIRONMENTS
@@ -76,7 +78,7 @@ def ours(scene: Scene) -> Launch:
     package.activate(scene.folder, environment, [one.model for one in scene.models])
     tcp = f"{_LOOPBACK}:{scene.ports[0]}"
     unix = f"unix:{scene.folder / 'run' / runtime.INFERENCE_SOCKET}"
-    return Launch(package.command(scene.folder, tcp), environment, {OUR_TCP: tcp, OUR_UNIX: unix})
+    return Launch(our_server.command(scene.folder, tcp), environment, {OUR_TCP: tcp, OUR_UNIX: unix})
 
 
 def program(environment: str, module: str) -> Callable[[Scene], Launch]:
