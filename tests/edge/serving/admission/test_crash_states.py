@@ -44,7 +44,7 @@ class Answers:
         self.content = package.read("features.onnx") + package.read("model.onnx")
         self._scores = scores
 
-    def run(self, inputs: Any) -> EngineResult:
+    def run(self, inputs: Any, stop: Any = None) -> EngineResult:
         rows = len(inputs["window"])
         return EngineResult({}, {"scores": self._scores[:rows]}, 0, 0)
 
