@@ -5,7 +5,6 @@ Unix socket paths are limited to 107 bytes (unix(7)), so the folder is short wha
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from dataclasses import dataclass
@@ -43,6 +42,8 @@ def folder() -> Path:
 
 def of_nucleus(socket: str) -> Path:
     """The runtime folder of the device whose nucleus listens on ``socket``, where enrolment made none."""
+    import hashlib  # see contract.document.sha256
+
     device = hashlib.sha256(socket.encode()).hexdigest()[:8]
     return _private(_private(Path(f"/tmp/hybridge-{os.getuid()}")) / device)  # noqa: S108  owner and mode are checked
 

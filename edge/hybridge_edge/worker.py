@@ -26,7 +26,7 @@ from hybridge_edge.reporting import Reporter, Snapshot
 from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.repository import Repository
 from hybridge_edge.serving.residents import Resident
-from hybridge_edge.serving.server import InferenceServer, quiet_grpc
+from hybridge_edge.serving.server import InferenceServer, prepare_grpc
 from hybridge_edge.serving.service import Service
 from hybridge_edge.serving.standing import durations, standing, under_evaluation
 from hybridge_edge.serving.watchdog import Watchdog
@@ -65,7 +65,7 @@ def serve(settings: ServeSettings) -> int:
     Raises:
         Refused: the store, a socket or a port cannot be had.
     """
-    quiet_grpc()
+    prepare_grpc()
     version = installed_version()
     runtime_folder = runtime.folder()
     target = choose(settings.target)

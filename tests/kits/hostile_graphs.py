@@ -9,8 +9,7 @@ import numpy
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from hybridge_edge import engine
-from hybridge_edge.admission import onnx_graph
+from hybridge_edge import engine, onnx_graph
 from hybridge_edge.admission.lint import lint
 from hybridge_edge.contract.tensors import TensorSpec
 

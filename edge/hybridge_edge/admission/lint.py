@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hybridge_edge.admission import onnx_graph
-from hybridge_edge.admission.onnx_graph import Function, ModelFacts, Node, TensorFacts, Value
-from hybridge_edge.admission.onnx_wire import Malformed
+from hybridge_edge import onnx_graph
 from hybridge_edge.contract.errors import PackageRefused
 from hybridge_edge.contract.manifest import CONTROL_FLOW
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.engine import Readable
+from hybridge_edge.onnx_graph import Function, ModelFacts, Node, TensorFacts, Value
+from hybridge_edge.onnx_wire import Malformed
 from hybridge_edge.package import Package
 
 STEP = "lint"

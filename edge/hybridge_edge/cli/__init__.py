@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Sequence
 
 from hybridge_edge.contract.errors import HybridgeError
-from hybridge_edge.version import installed_version
 
 _COMMANDS = {
     "serve": ("hybridge_edge.cli.serve", "answer inferences on this device"),
@@ -31,13 +30,23 @@ _COMMANDS = {
 """Command -> module with add_arguments(parser) and run(arguments) -> exit code, and what it does."""
 
 
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for: the look-up takes 5 MB, and the supervisor stays in memory."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> None:
+        from hybridge_edge.version import installed_version
+
+        print(installed_version())
+        parser.exit()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a mistake is one sentence on the error stream."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         prog="hybridge-edge", description="Hybridge on the device: serve models, capture samples, return them."
     )
-    parser.add_argument("--version", action="version", version=installed_version())
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run: Callable[[argparse.Namespace], int] | None = None
     for name, (module_name, text) in _COMMANDS.items():

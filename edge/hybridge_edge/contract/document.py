@@ -6,7 +6,6 @@ Duplicate keys, NaN, documents over a size limit and deep nesting are refused be
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -29,6 +28,8 @@ def canonical(value: object) -> bytes:
 
 def sha256(data: bytes) -> str:
     """``sha256:`` and the hexadecimal digest of ``data``."""
+    import hashlib  # brings OpenSSL, 4 MB; a process that only passes documents on does without
+
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 

@@ -10,10 +10,13 @@ from typing import Any
 import numpy
 import onnxruntime
 
+from hybridge_edge import onnx_graph
 from hybridge_edge.contract.errors import PackageRefused
 from hybridge_edge.contract.manifest import Variant
 from hybridge_edge.contract.tensors import BYTES, TensorSpec
 from hybridge_edge.engine import CPU, Array, Arrays, EngineResult, ProviderFailed, Readable, Stop
+from hybridge_edge.memory import return_freed
+from hybridge_edge.onnx_wire import Malformed
 from hybridge_edge.package import Package
 
 _TYPES = {
@@ -36,6 +39,8 @@ _ERRORS_ONLY, _FATAL_ONLY = 3, 4
 OLDEST_IR_VERSION, OLDEST_OPSET = 8, 17
 """Every ONNX Runtime that the edge's dependencies allow reads these."""
 MAX_STEPS = 40
+_PLAIN_BYTES = 4096
+"""A graph that only hands its input on is far smaller."""
 
 
 def available_providers() -> tuple[str, ...]:
@@ -96,8 +101,10 @@ class OnnxEngine:
         self._model = _session(package, variant.model, options, provider)
         _check_signature(variant.features, self._features, manifest.inputs, manifest.features)
         _check_signature(variant.model, self._model, manifest.features, manifest.outputs)
+        self._handed_on = _handed_on(package, variant.features, manifest.inputs)
         self._features = _with_bytes(self._features, manifest.inputs, manifest.features)
         self._model = _with_bytes(self._model, manifest.features, manifest.outputs)
+        return_freed()
         self._feature_names = [spec.name for spec in manifest.features]
         self._output_names = [spec.name for spec in manifest.outputs]
         self.provider = provider
@@ -119,7 +126,12 @@ class OnnxEngine:
                 options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
             stop.when_asked(partial(setattr, options, "terminate", True))
         start = perf_counter_ns()
-        features = dict(zip(self._feature_names, self._features.run(self._feature_names, inputs, options), strict=True))
+        handed_on = self._handed_on
+        if handed_on:
+            features = {name: inputs[given] for name, given in handed_on.items()}
+        else:
+            found = self._features.run(self._feature_names, inputs, options)
+            features = dict(zip(self._feature_names, found, strict=True))
         between = perf_counter_ns()
         outputs = dict(zip(self._output_names, self._model.run(self._output_names, features, options), strict=True))
         end = perf_counter_ns()
@@ -146,6 +158,8 @@ def _session(package: Package, path: str, options: Any, provider: str) -> Any:
         raise ProviderFailed(
             f"{path} was to run on {provider} and got {found}.", "See hybridge-edge doctor.", step="load"
         )
+    # It keeps the file's bytes for the fallback that is off here, as many again as the weights take.
+    session._model_bytes = None
     return session
 
 
@@ -161,6 +175,20 @@ class _BytesSession:
         texts = {name: _each(bytes.decode, feeds[name]) for name in self._inputs}
         found: list[Array] = self._session.run(names, {**feeds, **texts}, *options)
         return [_each(str.encode, array) if array.dtype.hasobject else array for array in found]
+
+
+def _handed_on(package: Package, path: str, inputs: Sequence[TensorSpec]) -> dict[str, str]:
+    """Which raw input each feature is, where the features are the raw inputs: then no graph need run to say so.
+
+    Whoever brings a graph of the whole way from raw input to answer has such features. {} where a graph has to run.
+    """
+    content = package.read(path)
+    if len(content) > _PLAIN_BYTES or any(spec.datatype == BYTES for spec in inputs):
+        return {}
+    try:
+        return onnx_graph.handed_on(onnx_graph.read_model(content)) or {}
+    except Malformed:  # the runtime has loaded it, so it is some form that this reader is too strict for
+        return {}
 
 
 def _with_bytes(session: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Any:

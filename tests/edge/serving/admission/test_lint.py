@@ -28,8 +28,7 @@ from hostile_graphs import (
 )
 from onnx import TensorProto, helper
 
-from hybridge_edge import engine
-from hybridge_edge.admission import onnx_wire
+from hybridge_edge import engine, onnx_wire
 from hybridge_edge.admission.lint import check_graphs, used_control_flow
 from hybridge_edge.contract.errors import PackageRefused
 from hybridge_edge.contract.states import PackageState

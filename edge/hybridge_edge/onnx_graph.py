@@ -1,4 +1,4 @@
-"""What a lint needs to know of an ONNX file, read from its bytes without running, copying or believing them.
+"""What an ONNX file says, read from its bytes without its runtime: nothing is run, copied or believed.
 
 Field numbers are those of onnx.proto (github.com/onnx/onnx). How the bytes are read: ``onnx_wire``.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from hybridge_edge.admission.onnx_wire import Malformed, WireReader, message, number, numbers, signed, text
+from hybridge_edge.onnx_wire import Malformed, WireReader, message, number, numbers, signed, text
 
 MAX_NODES = 65_536
 MAX_DEPTH = 16
@@ -50,6 +50,7 @@ class Node:
     domain: str
     name: str
     overload: str
+    inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     graphs: tuple[Graph, ...]
     tensors: tuple[TensorFacts, ...]
@@ -115,6 +116,19 @@ def read_model(content: bytes) -> ModelFacts:
     return ModelFacts(ir_version, tuple(opsets), graph, tuple(functions), trains)
 
 
+def handed_on(model: ModelFacts) -> dict[str, str] | None:
+    """Which input each output is, for a graph that changes nothing (Identity alone); None for any other."""
+    inputs = {value.name for value in model.graph.inputs} - {tensor.name for tensor in model.graph.initialisers}
+    source = {name: name for name in inputs}
+    for node in model.graph.nodes:
+        plain = node.op_type == "Identity" and node.domain in ("", "ai.onnx") and not node.overload
+        if not plain or len(node.inputs) != 1 or len(node.outputs) != 1 or node.inputs[0] not in source:
+            return None
+        source[node.outputs[0]] = source[node.inputs[0]]
+    found = {value.name: source.get(value.name, "") for value in model.graph.outputs}
+    return found if all(found.values()) else None
+
+
 class _Reader(WireReader):
     """ONNX's messages; counts nodes over a whole file."""
 
@@ -156,11 +170,14 @@ class _Reader(WireReader):
         if self._nodes_left < 0:
             raise Malformed(f"holds more than {MAX_NODES} nodes")
         name = op_type = domain = overload = ""
+        inputs: list[str] = []
         outputs: list[str] = []
         graphs: list[Graph] = []
         tensors: list[TensorFacts] = []
         for field, wire, value in self.fields(data, frozenset({3, 4, 7, 8})):
-            if field == 2:
+            if field == 1:
+                inputs.append(text(wire, value))
+            elif field == 2:
                 outputs.append(text(wire, value))
             elif field == 3:
                 name = text(wire, value)
@@ -172,7 +189,7 @@ class _Reader(WireReader):
                 overload = text(wire, value)
             elif field == 5:
                 self.attribute(message(wire, value), depth, graphs, tensors)
-        return Node(op_type, domain, name, overload, tuple(outputs), tuple(graphs), tuple(tensors))
+        return Node(op_type, domain, name, overload, tuple(inputs), tuple(outputs), tuple(graphs), tuple(tensors))
 
     def attribute(self, data: memoryview, depth: int, graphs: list[Graph], tensors: list[TensorFacts]) -> None:
         """Add the graphs and tensors that an attribute holds, whatever it says its type is."""
@@ -267,7 +284,7 @@ class _Reader(WireReader):
                 graphs: list[Graph] = []
                 tensors: list[TensorFacts] = []
                 self.attribute(message(wire, value), 1, graphs, tensors)
-                nodes.append(Node("", "", f"{name} (defaults)", "", (), tuple(graphs), tuple(tensors)))
+                nodes.append(Node("", "", f"{name} (defaults)", "", (), (), tuple(graphs), tuple(tensors)))
             elif field == 13:
                 overload = text(wire, value)
         return Function(domain, name, overload, tuple(nodes), tuple(opsets))
