@@ -88,9 +88,9 @@ def surroundings(folder: Path) -> dict[str, str]:
     return {**os.environ, "HYBRIDGE_RUNTIME_DIR": str(folder / "run"), "HYBRIDGE_TRUST": str(folder / "trust.json")}
 
 
-def command(folder: Path, tcp: str = "") -> list[str]:
-    """``hybridge-edge serve`` over the store in ``folder``."""
-    return [sys.executable, "-m", "hybridge_edge.cli", "serve", "--store", str(folder / "store"), "--tcp", tcp]
+def command(folder: Path, tcp: str = "", python: str = sys.executable) -> list[str]:
+    """``hybridge-edge serve`` over the store in ``folder``, run by ``python``."""
+    return [python, "-m", "hybridge_edge.cli", "serve", "--store", str(folder / "store"), "--tcp", tcp]
 
 
 @contextmanager

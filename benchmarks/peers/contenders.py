@@ -11,8 +11,6 @@ from peers.environments import ENVIRONMENTS
 from peers.launches import OUR_TCP, OUR_UNIX, Launch, Scene
 from peers.load import HTTP, IN_PROCESS, STREAM, UNARY
 
-_PROJECT = ("hybridge", "onnxruntime", "grpcio", "numpy")
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -41,7 +39,8 @@ class Contender:
 
     def versions(self) -> dict[str, str]:
         if self.environment:
-            return ENVIRONMENTS[self.environment].versions(*self.distributions)
+            project = {name: version(name) for name in self.distributions if name == "hybridge"}
+            return {**project, **ENVIRONMENTS[self.environment].versions(*self.distributions)}
         return {name: version(name) for name in self.distributions}
 
 
@@ -56,8 +55,8 @@ CONTENDERS = (
     ),
     Contender(
         "ours",
-        "hybridge-edge serve, packages signed, features an identity graph",
-        "",
+        "hybridge-edge serve as on a device, packages signed, features an identity graph",
+        "hybridge",
         (
             Row("ours, unary, TCP", UNARY, OUR_TCP),
             Row("ours, unary, Unix socket", UNARY, OUR_UNIX),
@@ -65,7 +64,7 @@ CONTENDERS = (
             Row("ours, streaming, Unix socket", STREAM, OUR_UNIX),
         ),
         launches.ours,
-        _PROJECT,
+        ("hybridge", "onnxruntime", "grpcio", "numpy"),
     ),
     Contender(
         "kserve",

@@ -13,7 +13,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-LOCKS = Path(__file__).resolve().parent.parent / "locks"
+_PROJECT = Path(__file__).resolve().parent.parent.parent
+LOCKS = _PROJECT / "benchmarks" / "locks"
+OUR_SOURCES = _PROJECT / "edge"
 INSTALL_S = 600
 _MARK = "lock.sha256"
 _HEAD = "# Written by benchmarks/serving.py --lock; do not edit.\n"
@@ -27,15 +29,19 @@ class NoEnvironment(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """One contender's: what it asks for, and how much disk it takes, in MB, as measured once."""
+    """One contender's: what it asks for, and how much disk it takes, in MB, as measured once.
+
+    One that asks for nothing has a lock which is written elsewhere, in ``pinned``.
+    """
 
     name: str
     requirements: tuple[str, ...]
     megabytes: int
+    pinned: Path | None = None
 
     @property
     def lock(self) -> Path:
-        return LOCKS / f"{self.name}.txt"
+        return self.pinned or LOCKS / f"{self.name}.txt"
 
     def versions(self, *names: str) -> dict[str, str]:
         """What the lock pins of these distributions."""
@@ -55,7 +61,7 @@ class Environment:
             return python
         count = len(re.findall(r"^\S+==", self.lock.read_text(), re.MULTILINE))
         print(
-            f"{self.name}: installing {count} distributions from benchmarks/locks/{self.lock.name}, about "
+            f"{self.name}: installing {count} distributions from {self.lock.relative_to(_PROJECT)}, about "
             f"{self.megabytes} MB on disk, into {place} (once)",
             flush=True,
         )
@@ -67,6 +73,8 @@ class Environment:
 
     def write_lock(self) -> None:
         """Resolve the requirements and write the lock anew. Raises NoEnvironment."""
+        if self.pinned is not None:
+            return
         done = _uv(
             *("pip", "compile", "-", "--quiet", "--generate-hashes", "--no-header", "--no-annotate"),
             *("--python-version", _PYTHON, "--python-platform", _PLATFORM, "--only-binary", ":all:"),
@@ -79,6 +87,7 @@ class Environment:
 ENVIRONMENTS = {
     environment.name: environment
     for environment in (
+        Environment("hybridge", (), 212, _PROJECT / "locks" / "edge.txt"),  # what a device's wheels are made from
         Environment("kserve", ("kserve==0.21.0",), 385),
         Environment("mlserver", ("mlserver==1.7.1",), 307),
         Environment("litserve", ("litserve==0.2.19",), 176),

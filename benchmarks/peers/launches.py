@@ -16,7 +16,7 @@ import our_server
 
 from hybridge_edge import runtime
 from peers import package
-from peers.environments import ENVIRONMENTS
+from peers.environments import ENVIRONMENTS, OUR_SOURCES
 from peers.models import Exported
 from peers.processes import surroundings
 from peers.servers.session import Served, Task
@@ -78,7 +78,8 @@ def ours(scene: Scene) -> Launch:
     package.activate(scene.folder, environment, [one.model for one in scene.models])
     tcp = f"{_LOOPBACK}:{scene.ports[0]}"
     unix = f"unix:{scene.folder / 'run' / runtime.INFERENCE_SOCKET}"
-    return Launch(our_server.command(scene.folder, tcp), environment, {OUR_TCP: tcp, OUR_UNIX: unix})
+    command = our_server.command(scene.folder, tcp, str(_python(scene, "hybridge")))
+    return Launch(command, {**environment, "PYTHONPATH": str(OUR_SOURCES)}, {OUR_TCP: tcp, OUR_UNIX: unix})
 
 
 def program(environment: str, module: str) -> Callable[[Scene], Launch]:

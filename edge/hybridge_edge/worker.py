@@ -6,6 +6,7 @@ stop: no new calls, running ones end, the management socket, the activation unde
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -26,7 +27,7 @@ from hybridge_edge.reporting import Reporter, Snapshot
 from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.repository import Repository
 from hybridge_edge.serving.residents import Resident
-from hybridge_edge.serving.server import InferenceServer, prepare_grpc
+from hybridge_edge.serving.server import InferenceServer, quiet_grpc
 from hybridge_edge.serving.service import Service
 from hybridge_edge.serving.standing import durations, standing, under_evaluation
 from hybridge_edge.serving.watchdog import Watchdog
@@ -65,7 +66,7 @@ def serve(settings: ServeSettings) -> int:
     Raises:
         Refused: the store, a socket or a port cannot be had.
     """
-    prepare_grpc()
+    quiet_grpc()
     version = installed_version()
     runtime_folder = runtime.folder()
     target = choose(settings.target)
@@ -122,6 +123,9 @@ def serve(settings: ServeSettings) -> int:
     management = LineServer(management_socket, Management(service, store, activation, facts).answer)
     _start_capture(service, settings)
     try:
+        # What was made until now stays; the collector, which would look at all of it time and again, need not.
+        gc.collect()
+        gc.freeze()
         server.start()
         management.start()
         runtime.Endpoint(facts.inference, facts.tcp, str(management_socket), facts.spool, os.getpid()).write(

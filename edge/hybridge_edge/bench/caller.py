@@ -20,7 +20,7 @@ from hybridge_edge.bench.transports import Transport, connect
 from hybridge_edge.contract.document import Reader, canonical, parse
 from hybridge_edge.contract.errors import HybridgeError
 from hybridge_edge.engine import Array
-from hybridge_edge.serving.server import prepare_grpc
+from hybridge_edge.serving.server import quiet_grpc
 
 WARM_UP = 10
 """Requests before the clock runs."""
@@ -59,7 +59,7 @@ class Job:
 
 def main() -> int:
     """Do one job; a refusal is said on the output, as ready and tally are. Returns the exit code."""
-    prepare_grpc()
+    quiet_grpc()
     try:
         job = Job.from_line(sys.stdin.readline())
         inputs = {name: numpy.load(Path(file), allow_pickle=False) for name, file in job.inputs}

@@ -161,12 +161,6 @@ def message_limit(service: Service) -> int:
     return min(max(largest + MESSAGE_ROOM_BYTES, MIN_MESSAGE_BYTES), MAX_MESSAGE_BYTES)
 
 
-def prepare_grpc() -> None:
-    """What grpc reads from its environment; call before it first works. What is set there already stays.
-
-    Its own C++ log is kept out of ours: errors still come back as statuses. And its older way to wait for sockets is
-    taken: the event engine passes each call through threads of its own, which costs a fifth of a single call and a
-    third of a stream's (docs/benchmarks.md).
-    """
+def quiet_grpc() -> None:
+    """Keep grpc's own C++ log out of ours; errors still come back as statuses. Call before grpc first works."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener,-event_engine_client")

@@ -1,0 +1,115 @@
+"""What the engine runs, what it need not run, and what it lets go once a model is loaded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from hybridge_edge.contract.trust_document import TrustDocument
+from hybridge_edge.engine import load
+from hybridge_edge.onnx_graph import handed_on, read_model
+from hybridge_edge.supervisor import WORKER_ENVIRONMENT
+from hybridge_edge.trust import open_package
+
+
+def graph(
+    nodes: list[Any], inputs: tuple[str, ...], outputs: tuple[str, ...], constants: tuple[str, ...] = ()
+) -> bytes:
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2]) for name in inputs],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2]) for name in outputs],
+        [numpy_helper.from_array(numpy.ones((1, 2), numpy.float32), name) for name in constants],
+    )
+    return bytes(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
+
+
+def node(kind: str, given: str | list[str], made: str) -> Any:
+    return helper.make_node(kind, given if isinstance(given, list) else [given], [made])
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (graph([node("Identity", "a", "b")], ("a",), ("b",)), {"b": "a"}),
+        (graph([node("Identity", "a", "x"), node("Identity", "x", "b")], ("a",), ("b",)), {"b": "a"}),
+        (
+            graph([node("Identity", "a", "y"), node("Identity", "b", "x")], ("a", "b"), ("x", "y")),
+            {"x": "b", "y": "a"},
+        ),
+        (graph([node("Neg", "a", "b")], ("a",), ("b",)), None),
+        (graph([node("Neg", "a", "x"), node("Identity", "x", "b")], ("a",), ("b",)), None),
+        (graph([node("Identity", "c", "b")], ("a",), ("b",), ("c",)), None),  # a constant, whatever comes in
+        (graph([node("Identity", "a", "b")], ("a",), ("b",), ("a",)), None),  # an input with a default is one too
+    ],
+)
+def test_a_graph_that_only_hands_on_is_known_from_its_bytes(content: bytes, found: dict[str, str] | None) -> None:
+    assert handed_on(read_model(content)) == found
+
+
+def test_features_that_are_the_raw_input_run_no_graph(
+    kit: ModuleType, tmp_path: Path, trust: TrustDocument, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[str] = []
+    real = onnxruntime.InferenceSession.run
+    monkeypatch.setattr(
+        onnxruntime.InferenceSession, "run", lambda self, *rest: runs.append("run") or real(self, *rest)
+    )
+    echo, watch = kit.build_echo(tmp_path / "echo", "FP32"), kit.build(tmp_path / "watch")
+    counted = {}
+    for built in (echo, watch):
+        engine = load(open_package(built.folder, trust), 1)
+        manifest = open_package(built.folder, trust).manifest
+        inputs = {spec.name: numpy.ones([1, *spec.shape[1:]], numpy.float32) for spec in manifest.inputs}
+        runs.clear()
+        result = engine.run(inputs)
+        counted[built.folder.name] = len(runs)
+        assert set(result.features) == {spec.name for spec in manifest.features}
+        assert set(result.outputs) == {spec.name for spec in manifest.outputs}
+    assert counted == {"echo": 1, "watch": 2}
+
+
+def test_no_session_keeps_the_bytes_of_its_file(
+    packages: Callable[..., Any], trust: TrustDocument, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[onnxruntime.InferenceSession] = []
+    real = onnxruntime.InferenceSession.__init__
+
+    def watched(self: Any, *given: Any, **named: Any) -> None:
+        real(self, *given, **named)
+        assert isinstance(self._model_bytes, bytes)  # the control: the runtime would keep them
+        kept.append(self)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "__init__", watched)
+    engine = load(open_package(packages("1.0.0").folder, trust), 1)
+    assert kept
+    assert all(session._model_bytes is None for session in kept)
+    engine.close()
+
+
+def test_the_installed_grpc_knows_what_it_is_told_to_leave_out() -> None:
+    """A name that it does not know it would complain of on the error stream, at every start."""
+    program = (
+        "import grpc\nfrom concurrent.futures import ThreadPoolExecutor\n"
+        "grpc.server(ThreadPoolExecutor(1)).add_insecure_port('127.0.0.1:0')\n"
+    )
+
+    def said(**more: str) -> str:
+        environment = {**os.environ, **WORKER_ENVIRONMENT, **more}
+        return subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60
+        ).stderr
+
+    assert "experiment" not in said()
+    assert "experiment" in said(GRPC_EXPERIMENTS="-no_such_experiment")
