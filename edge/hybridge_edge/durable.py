@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -69,7 +68,7 @@ def write(path: Path, data: bytes, mode: int = 0o600) -> None:
     Raises:
         SpoolFull: the disk is full; the old content stays. OSError: anything else the disk says.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
         create(temporary, (data,), mode)
         disk.rename(temporary, path)
