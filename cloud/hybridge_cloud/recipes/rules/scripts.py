@@ -137,8 +137,8 @@ def fixed_root(recipe: Recipe) -> Iterator[Hit]:
             yield Hit(line, f"the {shell.step or 'Setenv'} text names {found[0]}")
     for entry in recipe.defaults.entries:
         for _, text in texts(entry.value):
-            if found := _ROOTS.search(text.value):
-                yield Hit(text.line, f"the configuration names {found[0]}")
+            if named := _ROOTS.search(text.value):
+                yield Hit(text.line, f"the configuration names {named[0]}")
 
 
 def bash(recipe: Recipe) -> Iterator[Hit]:
@@ -210,7 +210,7 @@ RULES = (
          "Nucleus lite cuts the script there and executes what is left; classic hands the text on as it is.",
          "Variables are {artifacts:path}, {artifacts:decompressedPath}, {work:path}, {kernel:rootPath}, "
          "{iot:thingName} and {configuration:/KEY}.", unknown_variable),
-    Rule("other-component-variable", _LITE, _ERROR, "Nucleus lite knows a component's own variables only, and cuts here.",
+    Rule("other-component-variable", _LITE, _ERROR, "Nucleus lite knows a component's own variables, and cuts here.",
          "Ask the other component while running, or repeat the value in this one's configuration.", foreign_variable),
     Rule("other-component-undeclared", _CLASSIC, _ERROR, "Classic replaces variables of direct dependencies only.",
          "Name the component in ComponentDependencies.", undeclared_component),
@@ -231,9 +231,9 @@ RULES = (
          "In a YAML recipe nucleus lite makes every value a text, so code meets two types.",
          'Write it in quotes, and read it as number or boolean in code.', scalar),
     Rule("fixed-root", _BOTH, _ERROR,
-         "Nucleus lite lives in /var/lib/greengrass with gg-ipc.socket, classic in /greengrass/v2 with ipc.socket, by "
-         "default.",
-         "Use {artifacts:path}, {work:path}, {kernel:rootPath}, or the environment, which names the socket.", fixed_root),
+         "Nucleus lite lives in /var/lib/greengrass with gg-ipc.socket, classic in /greengrass/v2 with ipc.socket.",
+         "Use {artifacts:path}, {work:path}, {kernel:rootPath}, or the environment, which names the socket.",
+         fixed_root),
     Rule("bash-only", _BOTH, _WARNING, "Scripts run by sh, which is dash on Debian and Ubuntu.",
          "Write it in the words of POSIX sh, or start bash with a script file of an artifact.", bash),
     Rule("pip-index", _BOTH, _WARNING, "A device has no package index in the field, and gets what lies there that day.",
