@@ -14,7 +14,9 @@ from hybridge_cloud.recipes.shell import CONFIGURATION, PATHS, Brace, braces, co
 _SHOWN = 60
 _PIECE = 12
 """Letters of a text that a finding shows, and of what follows a brace."""
-_ROOTS = re.compile(r"/greengrass/v2\b|/var/lib/greengrass\b|\b(?:gg-)?ipc\.socket\b")
+_ROOTS = re.compile(
+    r"/greengrass/v2\b(?:/ipc\.socket)?|/var/lib/greengrass\b(?:/gg-ipc\.socket)?|\b(?:gg-)?ipc\.socket\b"
+)
 _BASH = re.compile(
     r"(?<![\w$])\[\[\s|(?:^|[;\n])\s*(?:source|declare|shopt)\s|(?:^|[;\n])\s*function\s+\w+|set\s+-\w*o\s+pipefail|<\(|&>"
 )
@@ -62,7 +64,8 @@ def stray_brace(recipe: Recipe) -> Iterator[Hit]:
     for use in _uses(recipe):
         if not use.brace.is_variable:
             text, at = use.shell.text.value, use.brace.offset
-            piece = text[at : max(use.brace.end, at + _PIECE)].split("\n")[0][:_SHOWN]
+            line = text[at : at + _SHOWN].split("\n")[0]
+            piece = line[: line.find("}") + 1] or line[:_PIECE]
             yield Hit(use.line, f"{piece!r} is no variable: on nucleus lite {use.left}")
 
 
