@@ -63,9 +63,7 @@ def test_files_that_cannot_be_opened_are_findings_too(tmp_path: Path) -> None:
     assert [finding.rule for finding in check_file(pipe)] == [UNREADABLE]
     assert [finding.rule for finding in check_file(tmp_path)] == [UNREADABLE]
     assert [finding.rule for finding in check_file(tmp_path / "gone.yaml")] == [UNREADABLE]
-    assert (
-        "over" in check_file(Path("/dev/zero"))[0].reason or "no plain file" in check_file(Path("/dev/zero"))[0].reason
-    )
+    assert [finding.rule for finding in check_file(Path("/dev/zero"))] == [UNREADABLE]
 
 
 def test_a_json_recipe_with_tabs_and_escapes_is_read_with_its_lines() -> None:
@@ -117,9 +115,7 @@ def test_damaged_recipes_are_answered_not_raised(data: st.DataObject) -> None:
             case 0:
                 del text[at : at + data.draw(st.integers(1, 40))]
             case 1:
-                text[at:at] = data.draw(
-                    st.sampled_from([b"{", b"}", b"'", b": ", b"\n", b"- ", b"[", b"null", b"\xff"])
-                )
+                text[at:at] = data.draw(st.sampled_from(PIECES))
             case _:
                 text[at:at] = text[at : at + data.draw(st.integers(1, 80))]
     findings = check(bytes(text), HERE)
