@@ -12,6 +12,7 @@ from hybridge_cloud.recipes.lint import check, check_file
 from hybridge_cloud.recipes.rule import Nucleus
 from hybridge_cloud.recipes.table import READING, RULES
 
+SMALL_BYTES = 4096
 CORPUS = Path(__file__).parent / "corpus"
 BAD = sorted((CORPUS / "bad").iterdir())
 GOOD = sorted((CORPUS / "good").iterdir())
@@ -43,14 +44,12 @@ def test_every_rule_has_a_bad_recipe_and_a_good_one() -> None:
     assert kept == set(NAMES)
 
 
-@pytest.mark.parametrize(("asked", "other"), [(Nucleus.LITE, Nucleus.CLASSIC), (Nucleus.CLASSIC, Nucleus.LITE)])
-def test_who_asks_for_one_nucleus_hears_all_of_it_and_nothing_of_the_other(asked: Nucleus, other: Nucleus) -> None:
-    told, left_out = 0, 0
-    for file in BAD:
+def test_who_asks_for_one_nucleus_hears_all_of_it_and_nothing_of_the_other() -> None:
+    left_out = {Nucleus.LITE: 0, Nucleus.CLASSIC: 0}
+    for file in (file for file in BAD if file.stat().st_size < SMALL_BYTES):
         everything = check_file(file)
-        wanted = tuple(finding for finding in everything if finding.nucleus is not other)
-        assert check(file.read_bytes(), file, asked) == wanted
-        told += len(wanted)
-        left_out += len(everything) - len(wanted)
-    assert told
-    assert left_out
+        for asked, other in ((Nucleus.LITE, Nucleus.CLASSIC), (Nucleus.CLASSIC, Nucleus.LITE)):
+            wanted = tuple(finding for finding in everything if finding.nucleus is not other)
+            assert check(file.read_bytes(), file, asked) == wanted
+            left_out[asked] += len(everything) - len(wanted)
+    assert all(left_out.values())

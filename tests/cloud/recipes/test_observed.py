@@ -103,7 +103,7 @@ def test_an_error_for_lite_is_found_where_the_real_nucleus_did_not_do_what_is_wr
 @pytest.mark.parametrize(
     ("name", "left"),
     [
-        ("Braces", "ends after 1 whole lines, with 'echo \"n is $'"),
+        ("Braces", "ends after 1 whole line, with 'echo \"n is $'"),
         ("Awk", "'{print $1}' is no variable: on nucleus lite what runs ends with \"echo one two | awk '\""),
         ("Unknown", "ends with 'echo one'"),
         ("Environment", "what is set ends with ''"),

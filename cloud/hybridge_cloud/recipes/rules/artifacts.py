@@ -15,7 +15,7 @@ SCHEMES = ("s3", "docker", "greengrass")
 SHA256_BYTES = 32
 _UNPACKED = "{artifacts:decompressedPath}"
 _PLAIN = "{artifacts:path}"
-_S3 = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9.-]{2,62}/[^\s?]+[^/\s]")
+_S3 = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{2,62}/[^\s?]+[^/\s]")
 _FIRST_PART = re.compile(r"/([A-Za-z0-9._+-]+)")
 
 

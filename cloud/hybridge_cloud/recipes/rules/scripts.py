@@ -49,7 +49,7 @@ class _Use:
         if any(other.offset < self.brace.offset and not other.is_known for other in braces(text)):
             return "the text was cut before that already"
         lines = text[: self.brace.offset].splitlines() or [""]
-        before = f"after {len(lines) - 1} whole lines, " if len(lines) > 1 else ""
+        before = f"after {len(lines) - 1} whole line{'s' * (len(lines) > 2)}, " if len(lines) > 1 else ""
         what = "what runs" if self.shell.is_script else "what is set"
         return f"{what} ends {before}with {lines[-1].strip()[-_SHOWN:]!r}"
 

@@ -17,6 +17,9 @@ DIGEST_BYTES = 110
 FORMAT_VERSION = "2020-01-25"
 MAX_VERSION_LETTERS = 64
 COMPONENT_TYPES = ("aws.greengrass.generic", "aws.greengrass.lambda", "aws.greengrass.nucleus", "aws.greengrass.plugin")
+GDK_NAME = "{COMPONENT_NAME}"
+GDK_VERSION = "{COMPONENT_VERSION}"
+"""What the Greengrass Development Kit fills in when it builds."""
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,128}")
 _NUMBER = r"(?:0|[1-9]\d{0,8})"
 _SEMVER = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?(?:\+[0-9A-Za-z.-]+)?")
@@ -36,7 +39,7 @@ _CONFIGURATION = ("DefaultConfiguration",)
 _LISTS = ("Manifests", "Artifacts", "Selections")
 
 
-def _objects(recipe: Recipe) -> Iterator[tuple[str, Table, tuple[str, ...]]]:
+def _objects(recipe: Recipe, linux_only: bool = False) -> Iterator[tuple[str, Table, tuple[str, ...]]]:
     """Every object of the recipe's format: what it is, the object, its known keys."""
     yield "a recipe", recipe.root, _TOP
     if (configuration := recipe.root.table("ComponentConfiguration")) is not None:
@@ -45,6 +48,8 @@ def _objects(recipe: Recipe) -> Iterator[tuple[str, Table, tuple[str, ...]]]:
         if isinstance(entry.value, Table):
             yield "a dependency", entry.value, _DEPENDENCY
     for manifest in recipe.manifests:
+        if linux_only and not manifest.is_for_linux:
+            continue
         yield "a manifest", manifest.table, _MANIFEST
         for artifact in manifest.artifacts:
             yield "an artifact", artifact, _ARTIFACT
@@ -61,9 +66,9 @@ def _canonical(key: str, known: tuple[str, ...]) -> str:
 
 
 def key_case(recipe: Recipe) -> Iterator[Hit]:
-    for _, table, known in _objects(recipe):
+    for _, table, known in _objects(recipe, linux_only=True):
         yield from _wrong_case(table, known)
-    for manifest in recipe.manifests:
+    for manifest in (manifest for manifest in recipe.manifests if manifest.is_for_linux):
         if manifest.platform is not None:
             yield from _wrong_case(manifest.platform, _PLATFORM)
         if manifest.lifecycle is not None:
@@ -172,13 +177,13 @@ def format_version(recipe: Recipe) -> Iterator[Hit]:
 
 def component_name(recipe: Recipe) -> Iterator[Hit]:
     found = recipe.root.text("ComponentName")
-    if found is not None and found.value and _NAME.fullmatch(found.value) is None:
+    if found is not None and found.value not in ("", GDK_NAME) and _NAME.fullmatch(found.value) is None:
         yield Hit(found.line, f"ComponentName is {found.value[:140]!r}")
 
 
 def component_version(recipe: Recipe) -> Iterator[Hit]:
     found = recipe.root.text("ComponentVersion")
-    if found is not None and found.value and not _is_version(found.value):
+    if found is not None and found.value not in ("", GDK_VERSION) and not _is_version(found.value):
         yield Hit(found.line, f"ComponentVersion is {found.value[:80]!r}")
 
 
