@@ -140,6 +140,23 @@ def test_the_page_lists_the_rules_as_the_table_has_them() -> None:
     ]
 
 
+def test_the_recipe_that_the_page_shows_is_right_and_what_it_shows_of_a_wrong_one_is_said(
+    tmp_path: Path, hybridge: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (shown,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.S)
+    Path("right.yaml").write_text(shown)
+    assert hybridge("recipes", "lint", "right.yaml") == 0
+    assert capsys.readouterr().out == "1 recipe: 0 errors, 0 warnings\n"
+    script = 'run: |\n        VOLUME=3\n        echo "at ${VOLUME}"'
+    comments = "# one\n# two\n# three\n"
+    Path("camera.yaml").write_text(comments + GOOD.split("\n", 1)[1].replace("run: exit 0", script, 1))
+    assert hybridge("recipes", "lint", "camera.yaml") == 1
+    said = capsys.readouterr().out
+    (example,) = re.findall(r"\$ hybridge recipes lint camera.yaml\n(.*?)```", PAGE.read_text(), re.S)
+    assert " ".join(said.split()) == " ".join(example.split())
+
+
 def test_the_rules_are_listed_for_people_and_programs(hybridge: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert hybridge("recipes", "rules") == 0
     lines = capsys.readouterr().out.splitlines()

@@ -85,6 +85,31 @@ def test_a_yaml_value_knows_what_a_typed_reader_makes_of_it() -> None:
     assert kinds == ["int", "float", "bool", "null", "text", "text", "text", "text"]
 
 
+@pytest.mark.parametrize(
+    "text", ["Manifests:\n", "Manifests: []\n", "Manifests:\n  []\n", "Manifests: ~\n", 'Manifests: ""\n', "a: 1"]
+)
+def test_a_part_that_is_empty_is_missing(text: str) -> None:
+    said = [finding.reason.split(".")[0] for finding in check(text.encode(), HERE) if finding.rule == "required-key"]
+    assert "Manifests is missing or empty" in said
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_windows_ends_of_lines_and_a_byte_order_mark_do_not_shift_lines(end: str, mark: str) -> None:
+    text = mark + end.join(
+        ["Manifests:", "  - Platform: {os: linux}", "    Lifecycle:", "      run: |", "        a", "        ${b}", ""]
+    )
+    (finding,) = (finding for finding in check(text.encode(), HERE) if finding.rule == "script-brace")
+    assert finding.line == 6
+
+
+def test_a_key_that_stands_twice_in_json_is_found_too() -> None:
+    found = check(b'{\n"ComponentName": "a",\n"ComponentName": "b"}', HERE)
+    assert [(finding.rule, finding.line) for finding in found if finding.rule == "duplicate-key"] == [
+        ("duplicate-key", 3)
+    ]
+
+
 def test_an_alias_stands_for_its_value_and_is_remembered() -> None:
     found = read("a: &x {b: 1}\nc: *x\n")
     assert found.aliases == (2,)

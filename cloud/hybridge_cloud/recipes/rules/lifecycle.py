@@ -15,6 +15,7 @@ INSTALL_SECONDS = 120
 _INTERPRETERS = re.compile(r"(?:python|node|java|ruby|perl|dotnet|gunicorn|uvicorn|mosquitto|nginx)[\d.]*")
 _LONG_SLEEP_SECONDS = 60
 _TRAP = re.compile(r"\btrap\b[^\n]*\b(?:SIG)?TERM\b|\btrap\b[^\n]*\s15\b")
+_IGNORED = ("shutdown", "recover")
 _ACCOUNTS = ("useradd", "adduser", "groupadd", "addgroup")
 
 
@@ -22,8 +23,8 @@ def empty(recipe: Recipe) -> Iterator[Hit]:
     if recipe.root.find("Lifecycle") is not None:
         return
     for manifest in recipe.manifests:
-        if manifest.is_for_linux and not manifest.steps:
-            yield Hit(manifest.line, "a manifest has no lifecycle step")
+        if manifest.is_for_linux and not any(step.name not in _IGNORED for step in manifest.steps):
+            yield Hit(manifest.line, "a manifest has no lifecycle step that lite runs")
 
 
 def script_missing(recipe: Recipe) -> Iterator[Hit]:

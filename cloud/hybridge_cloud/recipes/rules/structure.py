@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from hybridge_cloud.recipes.document import Entry, Items, Table, Text, tables
+from hybridge_cloud.recipes.document import Entry, Items, Node, Table, Text, tables
 from hybridge_cloud.recipes.recipe import STEPS, Recipe
 from hybridge_cloud.recipes.rule import Hit, Nucleus, Rule, Severity
 
@@ -99,7 +99,7 @@ def unknown_step(recipe: Recipe) -> Iterator[Hit]:
 def required_key(recipe: Recipe) -> Iterator[Hit]:
     for key in _REQUIRED:
         found = recipe.root.find(key)
-        if found is None or found.value in (Items((), found.line), Text("", found.line, found.line)):
+        if found is None or _is_empty(found.value):
             yield Hit(found.line if found else recipe.root.line, f"{key} is missing or empty")
     for entry in recipe.dependencies:
         if not isinstance(entry.value, Table) or not entry.value.word("VersionRequirement"):
@@ -107,6 +107,12 @@ def required_key(recipe: Recipe) -> Iterator[Hit]:
     for _, artifact in recipe.artifacts:
         if not artifact.word("Uri"):
             yield Hit(artifact.line, "an artifact has no Uri")
+
+
+def _is_empty(node: Node) -> bool:
+    if isinstance(node, Text):
+        return not node.value or node.kind == "null"
+    return isinstance(node, Items) and not node.values
 
 
 def value_kind(recipe: Recipe) -> Iterator[Hit]:
@@ -125,12 +131,16 @@ def value_kind(recipe: Recipe) -> Iterator[Hit]:
 
 def _kind(entry: Entry, key: str, table_keys: set[str]) -> Iterator[Hit]:
     if key in _LISTS:
-        if not isinstance(entry.value, Items):
+        if not isinstance(entry.value, Items) and not _is_empty(entry.value):
             yield Hit(entry.line, f"{key} must be a list")
-        elif key != "Selections" and not all(isinstance(item, Table) for item in entry.value.values):
+        elif (
+            isinstance(entry.value, Items)
+            and key != "Selections"
+            and not all(isinstance(item, Table) for item in entry.value.values)
+        ):
             yield Hit(entry.line, f"{key} must be a list of mappings")
     elif key in table_keys:
-        if not isinstance(entry.value, Table) and not (isinstance(entry.value, Text) and entry.value.kind == "null"):
+        if not isinstance(entry.value, Table) and not _is_empty(entry.value):
             yield Hit(entry.line, f"{key} must be a mapping")
     elif key not in ("Skipif", "ComponentSource") and not isinstance(entry.value, Text):
         yield Hit(entry.line, f"{key} must be a text")
