@@ -209,6 +209,5 @@ def test_nothing_but_names_version_and_uris_is_filled_in() -> None:
         for document in (source, found):
             del document["ComponentName"], document["ComponentVersion"]
             for manifest in document["Manifests"]:
-                for artifact in manifest["Artifacts"]:
-                    del artifact["Uri"]
+                del manifest["Artifacts"][0]["Uri"]
         assert found == source
