@@ -1,16 +1,18 @@
-"""A YAML or JSON text as a tree that knows its lines. Whatever the text, reading it is bounded and never recursive."""
+"""A YAML or JSON text as a tree that knows its lines. Whatever the text, reading it is bounded and never deep."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
+
+import yaml
 
 MAX_DEPTH = 40
 MAX_NODES = 20_000
 """With every alias counted as often as it is used: a text of a few hundred bytes can stand for billions."""
-_KINDS = {"int", "float", "bool", "null"}
+_KINDS = ("int", "float", "bool", "null")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +149,9 @@ class _Builder:
         self._size = 0
 
     def build(self, text: str) -> Node:
-        import yaml
-
-        resolver = yaml.SafeLoader("")
         try:
             for event in yaml.parse(text, Loader=yaml.SafeLoader):
-                self._take(event, resolver, yaml)
+                self._take(event)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             raise Unreadable(mark.line + 1 if mark else 1, f"{error.problem or error.context}") from None
@@ -162,10 +161,10 @@ class _Builder:
             raise Unreadable(1, "it holds nothing")
         return self._root
 
-    def _take(self, event: Any, resolver: Any, yaml: Any) -> None:
-        line = event.start_mark.line + 1
+    def _take(self, event: yaml.Event) -> None:
+        line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.ScalarEvent):
-            self._add(_text(event, resolver, yaml), 1, event.anchor, line)
+            self._add(_text(event, line), 1, event.anchor, line)
         elif isinstance(event, yaml.AliasEvent):
             self.aliases.append(line)
             if event.anchor not in self._anchors:
@@ -208,15 +207,16 @@ class _Builder:
             parent.key = None
 
 
-def _text(event: Any, resolver: Any, yaml: Any) -> Text:
+def _text(event: yaml.ScalarEvent, line: int) -> Text:
     kind = "text"
     if event.style is None and event.tag is None:
-        tag = str(resolver.resolve(yaml.ScalarNode, event.value, (True, False))).rpartition(":")[2]
-        kind = tag if tag in _KINDS else "text"
+        resolver = yaml.SafeLoader("")
+        tag = resolver.resolve(yaml.ScalarNode, event.value, (True, False))  # type: ignore[no-untyped-call]
+        kind = next((known for known in _KINDS if tag == f"tag:yaml.org,2002:{known}"), "text")
     # JSON writes characters beyond the first plane as two halves.
     value = event.value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    last = event.end_mark.line + (1 if event.end_mark.column else 0)
-    line = event.start_mark.line + 1
+    end = event.end_mark
+    last = end.line + (1 if end.column else 0) if end else line
     return Text(value, line, max(line, last), kind, event.style or "")
 
 

@@ -20,7 +20,8 @@ MAX_FILES = 10_000
 MAX_HITS = 20
 """Findings of one rule in one file; the rest are counted."""
 SUFFIXES = (".yaml", ".yml", ".json")
-_MARK = b"recipeformatversion"
+_MARKS = ((b"recipeformatversion",), (b"componentname", b"manifests"))
+"""Words of which one group makes a file in a folder a recipe: one may have forgotten the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def recipes(paths: Iterable[Path]) -> Iterator[Path]:
     if not seen:
         raise Refused(
             f"There is no recipe in {', '.join(map(str, asked))[:200]}.",
-            "A recipe is a .yaml, .yml or .json file with RecipeFormatVersion in it.",
+            "A recipe is a .yaml, .yml or .json file with RecipeFormatVersion, or ComponentName and Manifests.",
         )
 
 
@@ -77,7 +78,8 @@ def _below(folder: Path) -> Iterator[Path]:
                     raise Refused(
                         f"{folder} holds more than {MAX_FILES} YAML and JSON files.", "Name a folder below it."
                     )
-                if _MARK in _start(file).lower():
+                text = _start(file).lower()
+                if any(all(word in text for word in group) for group in _MARKS):
                     yield file
 
 

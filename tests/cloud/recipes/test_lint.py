@@ -88,6 +88,14 @@ def test_json_output_holds_every_finding_whole(
     assert finding["mend"] == "Test for it at the beginning of the script."
 
 
+def test_a_recipe_in_a_folder_that_forgot_its_format_is_told_so(
+    tmp_path: Path, hybridge: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.json").write_text('{"componentName": "a", "Manifests": []}')
+    assert hybridge("recipes", "lint", tmp_path) == 1
+    assert "RecipeFormatVersion is missing" in capsys.readouterr().out
+
+
 def test_a_file_named_twice_is_checked_once(
     folder: Path, hybridge: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:

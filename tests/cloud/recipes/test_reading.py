@@ -42,6 +42,10 @@ UNREADABLES = {
     "an alias to nothing": (b"a: *b\n", "stands for nothing"),
     "an alias to itself": (b"a: &b [*b]\n", "stands for nothing"),
     "an alias bomb": (BOMB.encode(), f"more than {MAX_NODES} values"),
+    "a chain of aliases": (
+        b"a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 2_000)).encode(),
+        f"more than {MAX_NODES} values",
+    ),
     "a list for a key": (b"? [a]\n: b\n", "key is no text"),
 }
 
