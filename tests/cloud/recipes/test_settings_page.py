@@ -1,4 +1,4 @@
-"""docs/components.md, the recipes and the code that reads a deployment say the same of every setting."""
+"""docs/settings.md, the recipes and the code that reads a deployment say the same of every setting."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hybridge_edge import pipeline, settings, uplink
 from hybridge_edge.contract.batch import MAX_BATCH_SAMPLES
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGE = (ROOT / "docs" / "components.md").read_text()
+PAGE = (ROOT / "docs" / "settings.md").read_text()
 TITLES = {
     "InferenceServer": "hybridge.InferenceServer",
     "SensorPipeline": "hybridge.SensorPipeline",
