@@ -13,6 +13,8 @@ from pathlib import Path
 from hybridge_edge.contract.errors import UsageError
 
 MAX_FILE_BYTES = 1024 * 1024
+MAX_TOPIC_BYTES = 256
+"""AWS IoT Core takes no longer topic (AWS IoT Core quotas, topic size)."""
 
 
 class Configuration:
@@ -28,7 +30,7 @@ class Configuration:
 
     def text(self, name: str, default: str = "") -> str:
         value = self._values.get(name, default)
-        if not isinstance(value, (str, int, float)):
+        if not isinstance(value, (str, int, float)) or isinstance(value, bool):
             raise self._wrong(name, value, "a text")
         return str(value)
 
@@ -54,13 +56,27 @@ class Configuration:
 
     def number(self, name: str, default: float, minimum: float, maximum: float) -> float:
         value = self._values.get(name, default)
+        if isinstance(value, str) and "_" in value:  # Python's own way of writing numbers, and nobody else's
+            raise self._wrong(name, value, "a number")
         try:
             number = float(value)  # type: ignore[arg-type]  # anything else is a TypeError, caught here
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise self._wrong(name, value, "a number") from None
         if isinstance(value, bool) or not math.isfinite(number) or not minimum <= number <= maximum:
             raise self._wrong(name, value, f"a number from {minimum} to {maximum}")
         return number
+
+    def topic(self, name: str, default: str = "", *, wildcards: bool = False) -> str:
+        """An MQTT topic, or with ``wildcards`` a filter of topics (MQTT 5, 4.7); "" where it is not set."""
+        value = self.text(name, default)
+        if "\0" in value or len(value.encode(errors="replace")) > MAX_TOPIC_BYTES:
+            raise self._wrong(name, value, f"a topic of at most {MAX_TOPIC_BYTES} bytes")
+        if not wildcards and set("+#") & set(value):
+            raise self._wrong(name, value, "a topic without wildcards")
+        levels = value.split("/")
+        if any(set("+#") & set(level) and level not in ("+", "#") for level in levels) or "#" in levels[:-1]:
+            raise self._wrong(name, value, "a topic filter: + stands for one level, # for all that follow at the end")
+        return value
 
     def path(self, name: str) -> Path | None:
         """An existing file, or None where it is not set."""

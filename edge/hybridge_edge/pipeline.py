@@ -238,9 +238,9 @@ def run(arguments: argparse.Namespace) -> int:
         configuration.path("brokerCertificate"),
         configuration.path("brokerKey"),
     )
-    source_topic = configuration.text("sourceTopic", names.windows_topic(thing))
-    result_topic = configuration.text("resultTopic", names.results_topic(thing))
-    local_topic = configuration.text("localTopic")
+    source_topic = configuration.topic("sourceTopic", names.windows_topic(thing), wildcards=True)
+    result_topic = configuration.topic("resultTopic", names.results_topic(thing))
+    local_topic = configuration.topic("localTopic")
     with stop_event() as stop:
         queue = WindowQueue()
         nucleus = greengrass.connect() if local_topic else None

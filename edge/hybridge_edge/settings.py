@@ -12,6 +12,7 @@ from hybridge_edge import greengrass
 from hybridge_edge.configuration import Configuration, read_file
 from hybridge_edge.contract.document import canonical, parse
 from hybridge_edge.contract.errors import UsageError
+from hybridge_edge.loopback import parse_tcp
 
 MAX_THREADS = 64
 MAX_REPORT_SECONDS = 15 * 60.0
@@ -140,6 +141,9 @@ def read(arguments: argparse.Namespace) -> ServeSettings:
         )
     ours = {name: deployed.get(name) for name in _NAMES}
     configuration = Configuration(ours, file, environment, flags)
+    for name in ("tcp", "metrics"):  # here, before a worker starts that would only say so in its log
+        if address := configuration.text(name):
+            parse_tcp(address)
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "hybridge"
     return ServeSettings(
         store=Path(configuration.text("store", str(state / "store"))).absolute(),

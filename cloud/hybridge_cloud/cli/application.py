@@ -14,6 +14,7 @@ _GROUPS = {
     "sandbox": "hybridge_cloud.cli.sandbox",
     "package": "hybridge_cloud.cli.package",
     "components": "hybridge_cloud.cli.components",
+    "recipes": "hybridge_cloud.cli.recipes",
     "fleet": "hybridge_cloud.cli.fleet",
     "rollout": "hybridge_cloud.cli.rollout",
     "retrain": "hybridge_cloud.cli.retrain",

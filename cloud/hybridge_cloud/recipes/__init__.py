@@ -1,0 +1,1 @@
+"""Greengrass recipes, checked against what nucleus lite and nucleus classic make of them."""

@@ -1,0 +1,1 @@
+"""The rules, a concern a file; ``table`` lists them all."""
