@@ -327,6 +327,13 @@ def test_kills_of_the_uplink_return_every_sample_once(
     assert len(s3.objects) == 14, "a repeated delivery made the same objects"
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has come as far as to handle a signal itself (proc(5), SigCgt)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    mask = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt"))
+    return bool(mask >> (number - 1) & 1)
+
+
 def test_a_new_uplink_takes_over_from_one_that_ends(
     spool_folder: Path, filled: int, s3: Any, start_uplink: Any, wait_for: Any
 ) -> None:
@@ -336,6 +343,7 @@ def test_a_new_uplink_takes_over_from_one_that_ends(
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1)
     assert s3.objects == {}
+    wait_for(lambda: catches(waiting.pid, signal.SIGTERM))
     waiting.send_signal(signal.SIGTERM)
     assert (waiting.wait(30), waiting.stderr.read()) == (0, ""), "told to stop while it waits, it has failed at nothing"
     first.close()
