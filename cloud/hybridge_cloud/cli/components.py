@@ -70,9 +70,7 @@ def publish(
             typer.echo(f"{done.name} {done.version}: {state} ({_artifacts(component)})")
 
 
-def _targets(
-    platforms: list[str] | None, pythons: list[str] | None, only: list[str] | None
-) -> tuple[Target, ...]:
+def _targets(platforms: list[str] | None, pythons: list[str] | None, only: list[str] | None) -> tuple[Target, ...]:
     """What to build for; says what it will download before it does."""
     from hybridge_cloud.components.build import to_download
     from hybridge_cloud.components.target import targets

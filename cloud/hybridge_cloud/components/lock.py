@@ -62,7 +62,8 @@ def parse(path: Path) -> tuple[Pin, ...]:
     """The entries of a lock; what is neither an entry nor its heading is refused with InvalidDocument."""
     _, _, text = path.read_text().partition("\n")
     pins = tuple(
-        Pin(normal(name), version, wheel, int(size), digest) for name, version, digest, wheel, size in _ENTRY.findall(text)
+        Pin(normal(name), version, wheel, int(size), digest)
+        for name, version, digest, wheel, size in _ENTRY.findall(text)
     )
     if not pins or _ENTRY.sub("", text).strip():
         raise InvalidDocument(f"{path.name} holds something that is no entry of a lock.", _RELOCK)

@@ -77,8 +77,8 @@ def _claim(component: Component, bucket: Bucket) -> None:
         raise Conflict(
             f"{component.name} {component.version} is published already with other content: "
             f"{difference(parts, dict(component.parts)) or f'{found[:19]}, not {component.content[:19]}'}.",
-            "Raise the version (components/VERSION, or --version) and publish again; a published version never changes. "
-            "Or publish what was published before, with the same --platform and --python.",
+            "Raise the version (components/VERSION, or --version): a published version never changes. To publish what "
+            "was published before, name the same --platform and --python.",
         )
 
 

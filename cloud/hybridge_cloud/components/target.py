@@ -38,7 +38,8 @@ class Target:
     def __post_init__(self) -> None:
         if self.architecture not in MACHINES:
             raise UsageError(
-                f"There are no wheelhouses for the platform {self.architecture!r}.", f"Name one of {', '.join(MACHINES)}."
+                f"There are no wheelhouses for the platform {self.architecture!r}.",
+                f"Name one of {', '.join(MACHINES)}.",
             )
         if self.python not in PYTHONS:
             raise UsageError(

@@ -21,6 +21,7 @@ from hybridge_cloud.fleet import record
 from hybridge_cloud.fleet.membership import ensure_fleet
 from hybridge_cloud.signing import generate_key, sign_package
 from hybridge_edge.contract import names
+from hybridge_edge.contract.document import canonical
 from hybridge_edge.contract.errors import Conflict, HybridgeError, PackageRefused, Refused, Unavailable, UsageError
 from hybridge_edge.contract.package_file import SIGNATURE_FILE
 
@@ -177,12 +178,32 @@ def test_a_component_is_published_once_and_a_rebuild_with_other_content_asks_for
     bucket: Bucket, tmp_path: Path
 ) -> None:
     component = next(build.build(tmp_path, prefix="publish.test", only=("SampleUplink",)))
+    (artifact,) = component.artifacts
     assert components.publish(component, bucket).created
     assert components.publish(component, bucket).created is False
-    assert bucket.head_metadata(component.key) == {"sha256": build.wheelhouse.digest(component.artifact)}
-    rebuilt = replace(component, content="sha256:" + "1" * 64)
-    with pytest.raises(Conflict, match="Raise the version"):
-        components.publish(rebuilt, bucket)
+    assert bucket.head_metadata(component.key(artifact)) == {"sha256": artifact.digest}
+    before = {key: etag for key, _, etag in bucket.list("components/publish.test")}
+    other = "sha256:" + "1" * 64
+    both = (*component.parts, ("riscv64/wheelhouse.zip", other))
+    for parts, said in (
+        (both, "riscv64/wheelhouse.zip is new"),
+        (component.parts[:1], "wheelhouse.zip is missing"),
+        ((("the recipe", other), *component.parts[1:]), "content: the recipe differs"),
+        ((), other[:19]),
+    ):
+        with pytest.raises(Conflict, match=said) as refused:
+            components.publish(replace(component, content=other, parts=parts), bucket)
+        assert "Raise the version" in refused.value.remedy
+    assert {key: etag for key, _, etag in bucket.list("components/publish.test")} == before
+
+
+def test_a_record_of_the_first_format_is_read_still(bucket: Bucket, tmp_path: Path) -> None:
+    component = next(build.build(tmp_path, prefix="old.record", only=("SampleUplink",)))
+    key = names.component_artifact_key(component.name, component.version, components.CONTENT_RECORD)
+    bucket.put(key, canonical({"format": 1, "content": component.content}))
+    assert components.publish(component, bucket).created
+    with pytest.raises(Conflict, match="other content"):
+        components.publish(replace(component, content="sha256:" + "1" * 64), bucket)
 
 
 def test_epochs_are_never_handed_out_twice(bucket: Bucket) -> None:
