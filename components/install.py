@@ -108,6 +108,8 @@ def install(wheels: Path, work: Path, system: bool) -> tuple[Path, bool]:
                 shutil.rmtree(str(environment), ignore_errors=True)  # half of one helps nobody, and the disk is small
                 raise
             _write(environment / COMPLETE, stamp)
+        elif system:
+            check_arrays(environment, wheels, system)  # the device's own packages may be others by now
         before = _switch(work, environment)
         _remove_old(work, {environment, before})
     finally:
@@ -206,18 +208,20 @@ def build(environment: Path, interpreter: Interpreter, wheels: Path, requirement
          "--isolated", "--no-cache-dir", "--no-index", "--find-links", str(wheels), "--no-deps", "--require-hashes",
          "--ignore-installed", "--no-compile", "--requirement", str(listed)],
     )  # fmt: skip
+    check_arrays(environment, wheels, system)
     imports = (wheels / "imports.txt").read_text().split()
-    if "onnxruntime" in imports:
-        _check_arrays(python, system)
     # Native code that does not fit this machine fails here, before the switch. It also compiles what a start imports,
     # which is a third of what pip would compile.
     _run("importing the wheels", [python, "-I", "-c", "import importlib, sys\n"
          "for name in sys.argv[1:]: importlib.import_module(name)", *imports])  # fmt: skip
 
 
-def _check_arrays(python: str, system: bool) -> None:
+def check_arrays(environment: Path, wheels: Path, system: bool) -> None:
     """An array goes to onnxruntime and comes back: a build for another numpy fails at it, often as early as its
     import (numpy's C interface changed with 2.0)."""
+    if "onnxruntime" not in (wheels / "imports.txt").read_text().split():
+        return
+    python = str(environment / "bin" / "python")
     program = (
         "import numpy, onnxruntime\ngiven = numpy.arange(6, dtype=numpy.float32).reshape(2, 3)\n"
         "assert (onnxruntime.OrtValue.ortvalue_from_numpy(given).numpy() == given).all()"

@@ -208,5 +208,6 @@ def test_nothing_but_names_version_and_uris_is_filled_in() -> None:
         found = filled(template)
         for document in (source, found):
             del document["ComponentName"], document["ComponentVersion"]
-            del document["Manifests"][0]["Artifacts"][0]["Uri"]
+            for manifest in document["Manifests"]:
+                del manifest["Artifacts"][0]["Uri"]
         assert found == source
