@@ -41,9 +41,9 @@ def build(
     """
     from hybridge_cloud.components.build import build as build_components
 
-    wanted = _targets(platform, python, only)
+    wanted = chosen_targets(platform, python, only)
     for component in build_components(out, prefix, version, tuple(only or ()), wanted):
-        typer.echo(f"{component.name} {component.version}: {_artifacts(component)}, {component.content}")
+        typer.echo(f"{component.name} {component.version}: {sizes(component)}, {component.content}")
 
 
 @app.command("publish")
@@ -62,15 +62,17 @@ def publish(
     from hybridge_cloud.components.build import build as build_components
 
     bucket = Bucket.from_environment()
-    wanted = _targets(platform, python, only)
+    wanted = chosen_targets(platform, python, only)
     with tempfile.TemporaryDirectory(prefix="hybridge-components-") as folder:
         for component in build_components(Path(folder), prefix, version, tuple(only or ()), wanted):
             done = publishing.publish(component, bucket)
             state = "published" if done.created else "is published already, with the same content"
-            typer.echo(f"{done.name} {done.version}: {state} ({_artifacts(component)})")
+            typer.echo(f"{done.name} {done.version}: {state} ({sizes(component)})")
 
 
-def _targets(platforms: list[str] | None, pythons: list[str] | None, only: list[str] | None) -> tuple[Target, ...]:
+def chosen_targets(
+    platforms: list[str] | None, pythons: list[str] | None, only: list[str] | None
+) -> tuple[Target, ...]:
     """What to build for; says what it will download before it does."""
     from hybridge_cloud.components.build import to_download
     from hybridge_cloud.components.target import targets
@@ -82,5 +84,6 @@ def _targets(platforms: list[str] | None, pythons: list[str] | None, only: list[
     return wanted
 
 
-def _artifacts(component: Component) -> str:
+def sizes(component: Component) -> str:
+    """A component's artifacts and how large they are, for people."""
     return ", ".join(f"{artifact.name} {artifact.size / 1e6:.1f} MB" for artifact in component.artifacts)
