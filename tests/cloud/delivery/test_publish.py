@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from hybridge_cloud import publish as publishing
 from hybridge_cloud import registry
-from hybridge_cloud.aws import greengrass
+from hybridge_cloud.aws import greengrass, session
 from hybridge_cloud.aws.s3 import Bucket
 from hybridge_cloud.components import build
 from hybridge_cloud.components import publish as components
@@ -77,8 +79,6 @@ def test_a_publication_cut_short_anywhere_is_completed_by_another_try(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     package, trust = make_package(model), signer.trust
-    from hybridge_cloud.aws import session
-
     writes = {"put_object", "create_component_version"}
     call, client = session.call, session.client
     left = 0
@@ -195,6 +195,25 @@ def test_a_component_is_published_once_and_a_rebuild_with_other_content_asks_for
             components.publish(replace(component, content=other, parts=parts), bucket)
         assert "Raise the version" in refused.value.remedy
     assert {key: etag for key, _, etag in bucket.list("components/publish.test")} == before
+
+
+def test_one_version_carries_a_manifest_and_an_artifact_for_each_platform(bucket: Bucket, tmp_path: Path) -> None:
+    component = next(build.build(tmp_path, prefix="two.platforms", only=("SampleUplink",)))
+    (one,) = component.artifacts
+    # The other platform's content does not matter to the account, and its wheels are not downloaded for this.
+    places = ("amd64/wheelhouse.zip", "aarch64/wheelhouse.zip")
+    both = replace(component, artifacts=tuple(replace(one, name=place) for place in places))
+    arn = components.publish(both, bucket).arn
+    answer = session.call("greengrassv2", "get_component", arn=arn, recipeOutputFormat="YAML")
+    manifests = yaml.safe_load(answer["recipe"])["Manifests"]
+    assert [manifest["Platform"]["architecture"] for manifest in manifests] == ["amd64", "aarch64"]
+    for place, manifest in zip(places, manifests, strict=True):
+        (artifact,) = manifest["Artifacts"]
+        assert (
+            artifact["Uri"] == f"s3://{bucket.name}/components/two.platforms.SampleUplink/{component.version}/{place}"
+        )
+        assert base64.b64decode(artifact["Digest"]).hex() == one.digest
+        assert bucket.size(artifact["Uri"].removeprefix(f"s3://{bucket.name}/")) == one.size
 
 
 def test_a_record_of_the_first_format_is_read_still(bucket: Bucket, tmp_path: Path) -> None:
