@@ -36,6 +36,8 @@ PREFIXES = ("", "package/")
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """The others may turn a few bytes into gigabytes in one step (zipfile decompresses their blocks whole)."""
 _ENCRYPTED = 0x1
+_DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError)
+"""What zipfile raises at bytes that are not what it expects: names that are no UTF-8, places before the file's start."""
 _CHUNK_BYTES = 1024 * 1024
 _END, _END_64, _LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 _END_BYTES, _END_64_BYTES, _LOCATOR_BYTES = 22, 56, 20
@@ -55,7 +57,7 @@ def unpack(path: Path, out: Path, trust: TrustDocument) -> Package:
         try:
             with zipfile.ZipFile(file) as archive:
                 return _unpack(archive, out, trust)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
+        except _DAMAGED as error:
             raise PackageRefused(f"{path.name} is a damaged zip: {error}.", _COPY_AGAIN) from None
         except OSError as error:
             if error.errno in durable.DISK_FULL:

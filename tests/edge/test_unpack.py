@@ -232,6 +232,16 @@ def test_a_folder_is_a_package_or_holds_one(built: Any, tmp_path: Path) -> None:
         folder_of(tmp_path)
 
 
+def test_names_that_are_no_text_are_one_sentence(built: Any, tmp_path: Path, out: Path, trust: TrustDocument) -> None:
+    whole = bytearray(pack(tmp_path / "p.zip", files_of(built.folder)).read_bytes())
+    place = whole.find(b"PK\x01\x02")
+    whole[place + 9] |= 0x08  # the flag for UTF-8
+    whole[place + 46] = 0xFF
+    (tmp_path / "p.zip").write_bytes(whole)
+    with pytest.raises(PackageRefused, match="damaged zip: 'utf-8' codec"):
+        unpack(tmp_path / "p.zip", out, trust)
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_zip_with_any_bytes_changed_unpacks_to_the_package_or_is_refused(
