@@ -37,7 +37,7 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """The others may turn a few bytes into gigabytes in one step (zipfile decompresses their blocks whole)."""
 _ENCRYPTED = 0x1
 _DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError)
-"""What zipfile raises at bytes that are not what it expects: names that are no UTF-8, places before the file's start."""
+"""What zipfile raises at bytes that it does not expect: names that are no UTF-8, places before the file begins."""
 _CHUNK_BYTES = 1024 * 1024
 _END, _END_64, _LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 _END_BYTES, _END_64_BYTES, _LOCATOR_BYTES = 22, 56, 20

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)
 """The earliest moment a zip can name: ours do not say when they were made."""
@@ -32,3 +34,20 @@ def pack(out: Path, files: Mapping[str, Path], texts: Mapping[str, bytes]) -> Pa
                     while chunk := source.read(_READ_BYTES):
                         target.write(chunk)
     return out
+
+
+def members(path: Path) -> dict[str, str]:
+    """``sha256:`` and the digest of each file in a zip of ours, by name."""
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            with archive.open(name) as file:
+                found[name] = f"sha256:{_digest(file)}"
+    return found
+
+
+def _digest(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(_READ_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()

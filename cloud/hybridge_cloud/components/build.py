@@ -49,7 +49,8 @@ class Component:
     Attributes:
         template: its recipe's template. name: its full name. artifacts: the files it brings.
         content: ``sha256:`` and a digest of what it is: the same content may be published twice, other content not.
-        parts: what that digest is made of, a digest by name, to say what differs; () where only the whole counts.
+        parts: what that digest is made of, to say what differs: the recipe, the artifacts and the files in them, each
+            with its digest; () where only the whole counts.
     """
 
     template: str
@@ -105,8 +106,11 @@ def build(
             name = f"{full_names.prefix}.{short}"
             text = recipe.fill(short, name, given, _ANY_BUCKET, prefix, [one.name for one in artifacts])
             (out / short / RECIPE).write_bytes(text)
-            parts = (("the recipe", sha256(text)), *((one.name, f"sha256:{one.digest}") for one in artifacts))
-            yield Component(short, name, given, prefix, tuple(artifacts), sha256(canonical(dict(parts))), parts)
+            parts = {"the recipe": sha256(text), **{one.name: f"sha256:{one.digest}" for one in artifacts}}
+            content = sha256(canonical(parts))
+            for one in artifacts:
+                parts.update({f"{one.name}/{file}": digest for file, digest in archive.members(one.path).items()})
+            yield Component(short, name, given, prefix, tuple(artifacts), content, tuple(parts.items()))
 
 
 def to_download(only: tuple[str, ...] = (), targets: Sequence[Target] = ()) -> tuple[Pin, ...]:

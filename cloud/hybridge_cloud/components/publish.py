@@ -87,13 +87,31 @@ def _parts(reader: Reader) -> dict[str, str]:
 
 
 def difference(published: Mapping[str, str], ours: Mapping[str, str]) -> str:
-    """What differs between two contents, in words; "" where either says nothing of its parts."""
+    """What differs between two contents, in words; "" where either says nothing of its parts.
+
+    A file in an artifact is named where both have the artifact; else the artifact is.
+    """
     if not published or not ours:
         return ""
-    said = [f"{name} differs" for name in sorted(published.keys() & ours.keys()) if published[name] != ours[name]]
-    said += [f"{name} is new" for name in sorted(ours.keys() - published.keys())]
-    said += [f"{name} is missing" for name in sorted(published.keys() - ours.keys())]
-    return ", ".join((*said[:MAX_NAMED_DIFFERENCES], *(["and more"] if len(said) > MAX_NAMED_DIFFERENCES else [])))
+    common = published.keys() & ours.keys()
+    differ = [name for name in sorted(published.keys() | ours.keys()) if published.get(name) != ours.get(name)]
+    inside = [name for name in differ if _artifact(name) in common]
+    whole = [name for name in differ if not _artifact(name) and not any(_artifact(one) == name for one in inside)]
+    said = [f"{name} {_how(name, published, ours)}" for name in (*whole, *inside)]
+    more = len(said) - MAX_NAMED_DIFFERENCES
+    return ", ".join(said[:MAX_NAMED_DIFFERENCES]) + (f", and {more} more" if more > 0 else "")
+
+
+def _artifact(part: str) -> str:
+    """The artifact that a part lies in, "" where it lies in none."""
+    artifact, found, _ = part.partition(".zip/")
+    return f"{artifact}.zip" if found else ""
+
+
+def _how(name: str, published: Mapping[str, str], ours: Mapping[str, str]) -> str:
+    if name in published and name in ours:
+        return "differs"
+    return "is new" if name in ours else "is missing"
 
 
 def _wait_until_deployable(component: Component, arn: str) -> None:

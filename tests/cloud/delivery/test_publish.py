@@ -184,12 +184,16 @@ def test_a_component_is_published_once_and_a_rebuild_with_other_content_asks_for
     assert bucket.head_metadata(component.key(artifact)) == {"sha256": artifact.digest}
     before = {key: etag for key, _, etag in bucket.list("components/publish.test")}
     other = "sha256:" + "1" * 64
-    both = (*component.parts, ("riscv64/wheelhouse.zip", other))
+    both = (*component.parts, ("riscv64/wheelhouse.zip", other), ("riscv64/wheelhouse.zip/a.whl", other))
+    # Other source: the device's wheel is another, and so is the artifact that holds it.
+    wheel = tuple((name, other if name == artifact.name or "hybridge_edge" in name else digest)
+                  for name, digest in component.parts)  # fmt: skip
     for parts, said in (
         (both, "riscv64/wheelhouse.zip is new"),
         (component.parts[:1], "wheelhouse.zip is missing"),
         ((("the recipe", other), *component.parts[1:]), "content: the recipe differs"),
         ((), other[:19]),
+        (wheel, r"content: \w+/wheelhouse\.zip/hybridge_edge-[\w.-]+\.whl differs\. Raise"),
     ):
         with pytest.raises(Conflict, match=said) as refused:
             components.publish(replace(component, content=other, parts=parts), bucket)
