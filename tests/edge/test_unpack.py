@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import struct
+import tracemalloc
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.unpack import folder_of, unpack
 
 Entries = dict[str, bytes]
+BOMB_BYTES = 32 * 1024 * 1024
 
 
 def files_of(folder: Path) -> Entries:
@@ -133,14 +135,14 @@ CHANGED: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
     "file altered": ("model.onnx", lambda data: data[:-1] + bytes([data[-1] ^ 1]), "not the file that was signed"),
     "file shorter": ("model.onnx", lambda data: data[:-1], "not the file that was signed"),
     "file longer": ("model.onnx", lambda data: data + b"\0", "not the file that was signed"),
-    "file is a bomb": ("model.onnx", lambda data: bytes(30_000_000), "not the file that was signed"),
+    "file is a bomb": ("model.onnx", lambda data: bytes(BOMB_BYTES), "not the file that was signed"),
     "file missing": ("model.onnx", lambda data: None, "lacks 'model.onnx'"),
     "manifest altered": ("manifest.json", lambda data: data.replace(b"1.0.0", b"1.0.1"), "another manifest"),
     "manifest missing": ("manifest.json", lambda data: None, "no manifest.json"),
-    "manifest is a bomb": ("manifest.json", lambda data: bytes(30_000_000), "larger than 1048576 bytes"),
+    "manifest is a bomb": ("manifest.json", lambda data: bytes(BOMB_BYTES), "larger than 1048576 bytes"),
     "signature missing": ("signature.json", lambda data: None, "has no 'signature.json'"),
     "signature is nonsense": ("signature.json", lambda data: b"[" * 1000, "not a DSSE envelope"),
-    "signature is a bomb": ("signature.json", lambda data: bytes(30_000_000), "larger than 2097152 bytes"),
+    "signature is a bomb": ("signature.json", lambda data: bytes(BOMB_BYTES), "larger than 2097152 bytes"),
 }
 
 
@@ -151,8 +153,14 @@ def test_a_package_that_is_not_the_signed_one_is_refused(
     where, harm, said = CHANGED[name]
     entries = files_of(built.folder)
     made = pack(tmp_path / "p.zip", change(entries, where, harm(entries[where])))
-    with pytest.raises(PackageRefused, match=said):
-        unpack(made, out, trust)
+    tracemalloc.start()
+    try:
+        with pytest.raises(PackageRefused, match=said):
+            unpack(made, out, trust)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < BOMB_BYTES // 2  # of memory, and so of the disk
     assert sum(len(data) for data in files_of(out).values()) < 4_000_000
 
 
