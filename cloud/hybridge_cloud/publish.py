@@ -12,7 +12,7 @@ from hybridge_cloud import registry
 from hybridge_cloud.aws.s3 import Bucket
 from hybridge_cloud.components import build
 from hybridge_cloud.components import publish as components
-from hybridge_cloud.components.wheelhouse import digest as file_digest
+from hybridge_cloud.components.download import digest as file_digest
 from hybridge_cloud.fleet import record as fleet_record
 from hybridge_cloud.package import verify_package
 from hybridge_edge import durable, trust

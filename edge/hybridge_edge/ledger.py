@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import Reader, canonical, parse
 from hybridge_edge.contract.errors import InvalidDocument
-from hybridge_edge.contract.handover import Handover
+from hybridge_edge.contract.handover import BY_HAND, Handover
 from hybridge_edge.contract.states import Mode
 
 FORMAT = 1
@@ -18,7 +18,7 @@ MAX_VERDICTS = 64
 MAX_HISTORY = 32
 MAX_SWITCHES = 8
 MAX_REASON = 500
-NO_ROLLOUT = frozenset({"", "none", "by-hand"})
+NO_ROLLOUT = frozenset({"", "none", BY_HAND})
 """Given by hand-overs of no rollout: by nobody, by the recipe's default, by ``hybridge-edge activate``."""
 UNKNOWN_VERSION = "0.0.0"
 """Of a package whose manifest nobody could read or believe."""

@@ -19,7 +19,7 @@ from hybridge_edge.contract import names
 from hybridge_edge.contract.document import Reader, canonical, parse
 from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, InvalidInput, ModelNotFound, Refused
 from hybridge_edge.contract.feedback import Feedback
-from hybridge_edge.contract.handover import MAX_LINE_BYTES, Handover
+from hybridge_edge.contract.handover import BY_HAND, MAX_LINE_BYTES, Handover
 from hybridge_edge.ledger import MAX_REASON, Installed
 from hybridge_edge.serving.residents import Resident
 from hybridge_edge.serving.service import Service
@@ -29,7 +29,8 @@ from hybridge_edge.store import Store
 _LOG = logging.getLogger(__name__)
 LOCAL_ROLLBACK = "Rolled back on the device."
 VERBS = (
-    "activate", "capture", "captured", "describe", "feedback", "list", "load", "rollback", "status", "unload",
+    "activate", "capture", "captured", "describe", "feedback", "install", "list", "load", "rollback", "status",
+    "unload",
 )  # fmt: skip
 Fields = dict[str, object]
 
@@ -56,7 +57,7 @@ class Management:
         self._facts = facts
         self._started = time.monotonic()
         self._verbs: dict[str, Callable[[Reader], Fields]] = {
-            name: getattr(self, f"_{name}") for name in VERBS if name != "activate"
+            name: getattr(self, f"_{name}") for name in VERBS if name not in ("activate", "install")
         }
 
     def answer(self, line: bytes) -> bytes:
@@ -66,6 +67,8 @@ class Management:
             verb = reader.text("verb")
             if verb == "activate":
                 return self._activation.hand_over(Handover.from_line(line)).to_line()
+            if verb == "install":
+                return self._activation.hand_over(_by_hand(reader), by_hand=True).to_line()
             if verb not in self._verbs:
                 raise InvalidDocument(f"There is no verb {verb[:40]!r}.", f"Verbs: {', '.join(VERBS)}.")
             return canonical({"ok": True, **self._verbs[verb](reader)})
@@ -196,3 +199,10 @@ class Management:
         if self._service.capture is None:
             raise Refused("Nothing is captured on this device.", "Set captureShare or captureConfidenceBelow.")
         return self._service.capture
+
+
+def _by_hand(reader: Reader) -> Handover:
+    model = reader.text("model", check=names.model_name)
+    handover = Handover(model, reader.text("package"), reader.text("digest", check=names.digest), BY_HAND, 0)
+    reader.close()
+    return handover

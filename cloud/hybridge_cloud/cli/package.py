@@ -1,4 +1,4 @@
-"""``hybridge package``: keys, signatures, and what a package says of itself."""
+"""``hybridge package``: keys, signatures, what a package says of itself, and images that hold some."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from hybridge_cloud.cli.components import Only, Platform, Prefix, Python, Version, chosen_targets
 
 app = typer.Typer(help="Sign, verify and show model packages.", no_args_is_help=True)
 
@@ -108,3 +110,29 @@ def fetch(
         raise UsageError(f"{package!r} names no version.", "Write MODEL@VERSION, such as watch@1.0.0.")
     manifest = fetch_package(model, version, out, read_trust(trust), Bucket.from_environment())
     typer.echo(f"{manifest.name} {manifest.version}, digest {manifest.digest}, is in {out}")
+
+
+@app.command()
+def bake(
+    packages: Annotated[list[Path], typer.Argument(help="Signed packages' folders, one a model.")],
+    out: Annotated[Path, typer.Option("--out", help="New folder.")],
+    trust: Annotated[
+        Path | None, typer.Option("--trust", help="The devices' trust file; HYBRIDGE_TRUST by default.")
+    ] = None,
+    prefix: Prefix = "hybridge",
+    version: Version = "",
+    only: Only = None,
+    platform: Platform = None,
+    python: Python = None,
+) -> None:
+    """Bake an offline image folder: factory packages, components and how to install both without a network."""
+    from hybridge_cloud.bake import bake as bake_image
+    from hybridge_edge.trust import trust_file
+
+    wanted = chosen_targets(platform, python, only)
+    image = bake_image(out, packages, trust or trust_file(), prefix, version, tuple(only or ()), wanted)
+    for model, its_version in image.packages:
+        typer.echo(f"{model} {its_version}")
+    for name, its_version, size in image.components:
+        typer.echo(f"{name} {its_version}: {size / 1e6:.1f} MB")
+    typer.echo(f"{image.size / 1e6:.1f} MB in {out}; its README.md says what lies where")

@@ -7,7 +7,7 @@ from pathlib import Path
 from hybridge_edge.contract import names
 from hybridge_edge.contract.errors import Refused
 
-_NEEDED = ("recipes", "components", "locks/edge.txt", "edge/pyproject.toml")
+_NEEDED = ("recipes", "components", "locks", "edge/pyproject.toml")
 
 
 def root() -> Path:

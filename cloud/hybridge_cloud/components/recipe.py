@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from hybridge_cloud.components import checkout
@@ -12,9 +13,12 @@ MODEL = "model"
 MAX_RECIPE_BYTES = 8_196
 """Nucleus lite reads no longer recipe."""
 _TEMPLATE_PREFIX = f"{names.DEFAULT_PREFIX}."
+_TEMPLATE_BUCKET = "s3://BUCKET/"
 
 
-def fill(template: str, component: str, version: str, bucket: str, prefix: str) -> bytes:
+def fill(
+    template: str, component: str, version: str, bucket: str, prefix: str, files: Collection[str] | None = None
+) -> bytes:
     """The recipe of one component version, as YAML.
 
     Args:
@@ -22,9 +26,11 @@ def fill(template: str, component: str, version: str, bucket: str, prefix: str) 
         component: the component's full name, such as ``hybridge.InferenceServer``.
         bucket: where its artifacts lie, below ``components/COMPONENT/VERSION/``.
         prefix: the installation's prefix, put in place of the template's in dependencies and policies.
+        files: the artifacts that were built; a manifest that names another one is left out. None keeps every manifest.
 
     Raises:
-        InvalidDocument: there is no such template, or the recipe is too long for a device.
+        InvalidDocument: there is no such template, no manifest of it has its artifacts among ``files``, one of them is
+            in none, or the recipe is too long for a device.
     """
     import yaml
 
@@ -42,10 +48,21 @@ def fill(template: str, component: str, version: str, bucket: str, prefix: str) 
     for policies in recipe["ComponentConfiguration"]["DefaultConfiguration"].get("accessControl", {}).values():
         for name in list(policies):
             policies[_renamed(name, prefix)] = policies.pop(name)
+    kept, used = [], set()
     for manifest in recipe["Manifests"]:
-        for artifact in manifest["Artifacts"]:
-            file = artifact["Uri"].rpartition("/")[2]
-            artifact["Uri"] = f"s3://{bucket}/{names.component_artifact_key(component, version, file)}"
+        places = [artifact["Uri"].removeprefix(_TEMPLATE_BUCKET) for artifact in manifest["Artifacts"]]
+        if files is not None and not set(places) <= set(files):
+            continue
+        for artifact, place in zip(manifest["Artifacts"], places, strict=True):
+            artifact["Uri"] = f"s3://{bucket}/{names.component_artifact_key(component, version, place)}"
+        kept.append(manifest)
+        used.update(places)
+    if not kept or (files is not None and used != set(files)):
+        raise InvalidDocument(
+            f"recipes/{template}.yaml has no manifest for {', '.join(sorted(set(files or ()) - used)) or 'anything'}.",
+            "Write one.",
+        )
+    recipe["Manifests"] = kept
     text: str = yaml.safe_dump(recipe, sort_keys=False, width=1_000_000, allow_unicode=True)
     data = text.encode()
     if len(data) > MAX_RECIPE_BYTES:

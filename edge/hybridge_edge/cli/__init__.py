@@ -13,6 +13,7 @@ from hybridge_edge.contract.errors import HybridgeError
 _COMMANDS = {
     "serve": ("hybridge_edge.cli.serve", "answer inferences on this device"),
     "activate": ("hybridge_edge.cli.activate", "hand a package to the running server"),
+    "install": ("hybridge_edge.cli.install", "install a package from a file, such as on a USB stick"),
     "infer": ("hybridge_edge.cli.infer", "ask the running server once"),
     "status": ("hybridge_edge.cli.status", "show what the running server does"),
     "list": ("hybridge_edge.cli.listing", "show what the store holds of each model"),

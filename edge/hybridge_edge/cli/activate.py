@@ -8,7 +8,7 @@ from pathlib import Path
 from hybridge_edge.cli.talk import tell, wait_for_server
 from hybridge_edge.contract.document import Reader, canonical, sha256
 from hybridge_edge.contract.errors import PackageRefused, UsageError
-from hybridge_edge.contract.handover import Handover
+from hybridge_edge.contract.handover import BY_HAND, Handover
 from hybridge_edge.contract.manifest import MAX_MANIFEST_BYTES, Manifest
 from hybridge_edge.contract.package_file import MANIFEST_FILE
 from hybridge_edge.contract.states import HANDED_OVER, Mode, PackageState
@@ -16,7 +16,6 @@ from hybridge_edge.package import read_small
 
 TIMEOUT_S = 75.0
 """Longer than the server takes at most (activation.ANSWER_WITHIN_S)."""
-BY_HAND = "by-hand"
 WAIT_S = 10.0
 MAX_WAIT_S = 3600.0
 

@@ -10,6 +10,8 @@ from hybridge_edge.contract.errors import InvalidDocument
 from hybridge_edge.contract.states import Mode, PackageState
 
 MAX_LINE_BYTES = 64 * 1024
+BY_HAND = "by-hand"
+"""The rollout of a hand-over that somebody on the device asks for: of none."""
 
 
 def _mode(text: str) -> str:

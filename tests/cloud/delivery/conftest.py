@@ -102,7 +102,7 @@ def _graph(path: Path, source: str, result: str, operator: str, constant: float)
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The three components' artifacts, built once: FOLDER/NAME/wheelhouse.zip."""
+    """The three components' artifacts, built once: FOLDER/NAME/ARCHITECTURE/wheelhouse.zip."""
     out = tmp_path_factory.mktemp("built")
     assert [component.template for component in build.build(out)] == list(build.COMPONENTS)
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from hybridge_cloud import publish as publishing
 from hybridge_cloud import registry
-from hybridge_cloud.aws import greengrass
+from hybridge_cloud.aws import greengrass, session
 from hybridge_cloud.aws.s3 import Bucket
 from hybridge_cloud.components import build
 from hybridge_cloud.components import publish as components
@@ -21,6 +23,7 @@ from hybridge_cloud.fleet import record
 from hybridge_cloud.fleet.membership import ensure_fleet
 from hybridge_cloud.signing import generate_key, sign_package
 from hybridge_edge.contract import names
+from hybridge_edge.contract.document import canonical
 from hybridge_edge.contract.errors import Conflict, HybridgeError, PackageRefused, Refused, Unavailable, UsageError
 from hybridge_edge.contract.package_file import SIGNATURE_FILE
 
@@ -76,8 +79,6 @@ def test_a_publication_cut_short_anywhere_is_completed_by_another_try(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     package, trust = make_package(model), signer.trust
-    from hybridge_cloud.aws import session
-
     writes = {"put_object", "create_component_version"}
     call, client = session.call, session.client
     left = 0
@@ -177,12 +178,55 @@ def test_a_component_is_published_once_and_a_rebuild_with_other_content_asks_for
     bucket: Bucket, tmp_path: Path
 ) -> None:
     component = next(build.build(tmp_path, prefix="publish.test", only=("SampleUplink",)))
+    (artifact,) = component.artifacts
     assert components.publish(component, bucket).created
     assert components.publish(component, bucket).created is False
-    assert bucket.head_metadata(component.key) == {"sha256": build.wheelhouse.digest(component.artifact)}
-    rebuilt = replace(component, content="sha256:" + "1" * 64)
-    with pytest.raises(Conflict, match="Raise the version"):
-        components.publish(rebuilt, bucket)
+    assert bucket.head_metadata(component.key(artifact)) == {"sha256": artifact.digest}
+    before = {key: etag for key, _, etag in bucket.list("components/publish.test")}
+    other = "sha256:" + "1" * 64
+    both = (*component.parts, ("riscv64/wheelhouse.zip", other), ("riscv64/wheelhouse.zip/a.whl", other))
+    # Other source: the device's wheel is another, and so is the artifact that holds it.
+    wheel = tuple((name, other if name == artifact.name or "hybridge_edge" in name else digest)
+                  for name, digest in component.parts)  # fmt: skip
+    for parts, said in (
+        (both, "riscv64/wheelhouse.zip is new"),
+        (component.parts[:1], "wheelhouse.zip is missing"),
+        ((("the recipe", other), *component.parts[1:]), "content: the recipe differs"),
+        ((), other[:19]),
+        (wheel, r"content: \w+/wheelhouse\.zip/hybridge_edge-[\w.-]+\.whl differs\. Raise"),
+    ):
+        with pytest.raises(Conflict, match=said) as refused:
+            components.publish(replace(component, content=other, parts=parts), bucket)
+        assert "Raise the version" in refused.value.remedy
+    assert {key: etag for key, _, etag in bucket.list("components/publish.test")} == before
+
+
+def test_one_version_carries_a_manifest_and_an_artifact_for_each_platform(bucket: Bucket, tmp_path: Path) -> None:
+    component = next(build.build(tmp_path, prefix="two.platforms", only=("SampleUplink",)))
+    (one,) = component.artifacts
+    # The other platform's content does not matter to the account, and its wheels are not downloaded for this.
+    places = ("amd64/wheelhouse.zip", "aarch64/wheelhouse.zip")
+    both = replace(component, artifacts=tuple(replace(one, name=place) for place in places))
+    arn = components.publish(both, bucket).arn
+    answer = session.call("greengrassv2", "get_component", arn=arn, recipeOutputFormat="YAML")
+    manifests = yaml.safe_load(answer["recipe"])["Manifests"]
+    assert [manifest["Platform"]["architecture"] for manifest in manifests] == ["amd64", "aarch64"]
+    for place, manifest in zip(places, manifests, strict=True):
+        (artifact,) = manifest["Artifacts"]
+        assert (
+            artifact["Uri"] == f"s3://{bucket.name}/components/two.platforms.SampleUplink/{component.version}/{place}"
+        )
+        assert base64.b64decode(artifact["Digest"]).hex() == one.digest
+        assert bucket.size(artifact["Uri"].removeprefix(f"s3://{bucket.name}/")) == one.size
+
+
+def test_a_record_of_the_first_format_is_read_still(bucket: Bucket, tmp_path: Path) -> None:
+    component = next(build.build(tmp_path, prefix="old.record", only=("SampleUplink",)))
+    key = names.component_artifact_key(component.name, component.version, components.CONTENT_RECORD)
+    bucket.put(key, canonical({"format": 1, "content": component.content}))
+    assert components.publish(component, bucket).created
+    with pytest.raises(Conflict, match="other content"):
+        components.publish(replace(component, content="sha256:" + "1" * 64), bucket)
 
 
 def test_epochs_are_never_handed_out_twice(bucket: Bucket) -> None:

@@ -14,6 +14,7 @@ import yaml
 
 from hybridge_cloud.components import recipe
 from hybridge_cloud.components.build import COMPONENTS
+from hybridge_cloud.components.target import here
 from hybridge_cloud.sandbox.device.interpolate import Scope, interpolate
 from hybridge_cloud.sandbox.device.mode import Mode, limits_of
 from hybridge_cloud.sandbox.device.recipe import parse
@@ -188,9 +189,8 @@ def test_both_nuclei_of_the_local_core_device_read_it(template: str, mode: Mode,
             artifact.update(Digest=base64.b64encode(bytes(32)).decode(), Algorithm="SHA-256")
     read = parse(yaml.safe_dump(recorded).encode(), mode, limits_of(mode))
     assert (read.name, read.version) == (TEMPLATES[template], "1.2.3")
-    assert [item.uri for item in read.artifacts] == [
-        f"s3://some-bucket/components/{read.name}/1.2.3/{'model' if template == recipe.MODEL else 'wheelhouse'}.zip"
-    ]
+    place = "model.zip" if template == recipe.MODEL else f"{here().architecture}/wheelhouse.zip"
+    assert [item.uri for item in read.artifacts] == [f"s3://some-bucket/components/{read.name}/1.2.3/{place}"]
     scope = Scope(read.name, tmp_path, tmp_path, tmp_path, tmp_path, "thing-1", read.configuration)
     for step in read.steps.values():
         assert "{" not in interpolate(step.script, scope, mode, {})

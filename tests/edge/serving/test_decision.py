@@ -54,3 +54,20 @@ def test_a_hand_over_becomes(found: ModelRecord, asked: Handover, resident: bool
     decision = decide(found, asked, resident)
     assert decision.action is action
     assert bool(decision.reason) == (action in (Action.SUPERSEDED, Action.QUARANTINED, Action.REFUSED))
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "resident", "action"),
+    [
+        (ModelRecord("watch"), handover(A, 0), False, Action.ACTIVATE),
+        (record(), handover(B, 5), False, Action.ACTIVATE),
+        (record(), handover(A, 5), True, Action.ALREADY),
+        (RETIRED, handover(B, 6), False, Action.ACTIVATE),
+        (QUARANTINED, handover(B, 6), False, Action.QUARANTINED),
+        (TRIED, handover(B, 6), False, Action.REFUSED),
+    ],
+)
+def test_what_somebody_on_the_device_installs_at_the_epoch_that_holds_becomes(
+    found: ModelRecord, asked: Handover, resident: bool, action: Action
+) -> None:
+    assert decide(found, asked, resident, by_hand=True).action is action

@@ -93,6 +93,7 @@ def test_rollback_puts_the_version_before_back(ask: Callable, device: Any, packa
     ("verb", "fields"),
     [
         ("activate", {"model": "watch", "package": "/x", "digest": "sha256:" + "0" * 64, "epoch": 1}),
+        ("install", {"model": "watch", "package": "/x", "digest": "sha256:" + "0" * 64}),
         ("status", {}),
         ("list", {}),
         ("describe", {"model": "watch"}),
