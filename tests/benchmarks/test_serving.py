@@ -69,4 +69,4 @@ def this_environment_as(environment: Path) -> None:
     python = environment / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    mark(environment, (ROOT / "locks" / "edge.txt").read_bytes())
+    mark(environment, (ROOT / "locks" / "edge-amd64-py311.txt").read_bytes())
