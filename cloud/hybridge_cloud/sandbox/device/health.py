@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from hybridge_cloud.sandbox.device.cloud_link import CloudLink
+from hybridge_cloud.sandbox.device.cloud_link import Cloud
 from hybridge_cloud.sandbox.device.components import Components, Device
 from hybridge_cloud.sandbox.device.deployment import Outcome
 from hybridge_cloud.sandbox.device.environment import TOKEN_EXCHANGE
@@ -26,9 +26,7 @@ _log = logging.getLogger(__name__)
 class Health:
     """Sends the newest status; changes that come together are told together, and only the last one is kept."""
 
-    def __init__(
-        self, device: Device, state: StateFile, cloud: CloudLink, components: Callable[[], Components]
-    ) -> None:
+    def __init__(self, device: Device, state: StateFile, cloud: Cloud, components: Callable[[], Components]) -> None:
         self._device = device
         self._state = state
         self._cloud = cloud
@@ -44,7 +42,7 @@ class Health:
     def deployed(self, outcome: Outcome) -> None:
         """A deployment ended."""
         self._outcome = outcome
-        self._trigger = "THING_GROUP_DEPLOYMENT"
+        self._trigger = outcome.trigger
         self._news.set()
 
     async def run(self) -> None:
