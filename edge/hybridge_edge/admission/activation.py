@@ -96,6 +96,7 @@ class Activation:
         self._pending = BoundedSemaphore(MAX_PENDING)
         self._later: dict[str, Timer] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="activate")
+        self._under_way: set[Future[HandoverAnswer]] = set()
 
     def close(self) -> None:
         """Let the step that runs end; drop what waits."""
@@ -224,9 +225,16 @@ class Activation:
 
     def _run(self, work: Callable[..., HandoverAnswer], *arguments: object) -> Future[HandoverAnswer]:
         try:
-            return self._thread.submit(work, *arguments)
+            future = self._thread.submit(work, *arguments)
         except RuntimeError:
             raise Unavailable("The server stops.", "Try again when it has started.") from None
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return future
+
+    def busy(self) -> bool:
+        """Whether a switch is under way or waits."""
+        return bool(self._under_way)
 
     def _obey(self, handover: Handover) -> HandoverAnswer:
         record = self._store.record(handover.model)

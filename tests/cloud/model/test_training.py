@@ -33,7 +33,9 @@ def test_a_run_holds_config_metrics_checkpoint_and_digests(run: Path) -> None:
     assert read.config.project == "watch"
     assert read.config.rows == {"train": 3142, "valid": 251, "frozen": 766, "returned": 0}
     assert read.config.data_digest.startswith("sha256:")
-    assert read.config.versions["torch"].split("+")[0] == torch.__version__.split("+")[0]  # one says the build, one may not
+    assert (
+        read.config.versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    )  # one says the build, one may not
     assert read.metrics["valid.accuracy"] > 0.9
     assert 0.5 < read.metrics["frozen.accuracy"] < read.metrics["valid.accuracy"]
 

@@ -72,7 +72,8 @@ CASES = {
         "FAILED", "", reason="8196",
     ),
     "UnknownVariable": Case(
-        "run: echo kept {some:thing} lost {configuration:/none} lost", "SUCCEEDED", "FINISHED", {"kept": 1}, never="lost"
+        "run: echo kept {some:thing} lost {configuration:/none} lost",
+        "SUCCEEDED", "FINISHED", {"kept": 1}, never="lost",
     ),
     "LowerCase": Case("run:\n  script: echo up", "FAILED", "", reason="Script"),
     "SkipIf": Case(
@@ -108,7 +109,9 @@ CASES = {
         'run: {RequiresPrivilege: "true", Script: echo run uid=$(id -u)}',
         "SUCCEEDED", "FINISHED", {"install uid=0": 1, "run uid=0": 1},
     ),
-    "BadInstall": Case("install: echo trying; exit 4\nrun: echo never", "FAILED", "BROKEN", {"trying": 3}, never="never"),
+    "BadInstall": Case(
+        "install: echo trying; exit 4\nrun: echo never", "FAILED", "BROKEN", {"trying": 3}, never="never"
+    ),
     "SlowInstall": Case(
         "install: {Timeout: 1, Script: echo trying; sleep 20}\nrun: echo never",
         "FAILED", "BROKEN", {"trying": 3}, "Timeout", never="never",
@@ -116,7 +119,7 @@ CASES = {
     "Unzip": Case(
         "run: ls -l {artifacts:path} {artifacts:decompressedPath}; exec sleep 600",
         "SUCCEEDED", "RUNNING", {"parcel.zip": 1, "total 0": 1}, never="inside",
-        manifest='    Artifacts: [{Uri: "s3://any/parcel.zip", Unarchive: ZIP, Permission: {Read: ALL, Execute: ALL}}]\n',
+        manifest='    Artifacts: [{Uri: "s3://any/parcel.zip", Unarchive: ZIP, Permission: {Execute: ALL}}]\n',
         files={"parcel.zip": zipped("inside.txt")},
     ),
 }  # fmt: skip
