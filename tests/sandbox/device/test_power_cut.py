@@ -7,7 +7,10 @@ import json
 import multiprocessing
 import os
 import re
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from hybridge_cloud.sandbox.device.mode import Limits, Mode
 
 KILLED = -9
 SECONDS = 30
+BAD = {"install": "exit 3", "run": "echo never"}
 STEPS = {"install": "echo install $V", "run": "echo run $V; cat {artifacts:decompressedPath}/bundle/a; exec sleep 600"}
 
 _numbers = itertools.count(1)
@@ -34,7 +38,6 @@ class Machine:
         self.name = f"Cut.{mode.name.title()}{next(_numbers)}"
         self.group = account.group()
         self.thing = account.enrol(root, self.group)
-        self.point = root / "failpoint"
         self.process: Any = None
         self.version = 0
 
@@ -63,14 +66,15 @@ class Machine:
 
     def dies_at(self, point: str, steps: dict[str, str] | None = None) -> str:
         """Deploy the next version with the power cut at a point; returns the deployment."""
-        self.point.write_text(point)
+        told = Path(f"{os.environ[failpoint.VARIABLE]}.{self.process.pid}")
+        told.write_text(point)
         deployment = self.deploy(steps)
         below = psutil.Process(self.process.pid).children(recursive=True)
         self.process.join(SECONDS)
         assert self.process.exitcode == KILLED, f"{point} was not reached"
         psutil.wait_procs(below, 5)
         assert not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in below)
-        self.point.unlink()
+        told.unlink()
         return deployment
 
     def placed(self) -> str:
@@ -85,29 +89,42 @@ class Machine:
         return [str(path.relative_to(packages)) for path in packages.rglob("*.part")]
 
 
-@pytest.fixture(params=list(Mode))
-def machine(
-    request: pytest.FixtureRequest,
-    account: Any,
-    private: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    limits: Callable[[Mode], Limits],
-) -> Iterator[Machine]:
-    one = Machine(account, private, request.param, limits(request.param))
-    # The fork server keeps the environment it began with: the file's path is the same for all devices of a run.
-    path = Path("/tmp") / f"hybridge-failpoint-{psutil.Process().pid}"
-    one.point = path
-    monkeypatch.setenv(failpoint.VARIABLE, str(path))
-    path.unlink(missing_ok=True)
-    yield one
-    path.unlink(missing_ok=True)
-    one.stop()
+HALVES = 2
+"""Devices of each kind at a time."""
 
 
-def test_a_deployment_ends_whole_wherever_the_power_was_cut(machine: Machine, wait_until: Any) -> None:
+@pytest.fixture
+def machines(
+    account: Any, private: Path, monkeypatch: pytest.MonkeyPatch, limits: Callable[[Mode], Limits]
+) -> Iterator[Callable[[Mode], Machine]]:
+    # The fork server keeps the environment it began with, so this is the same for all machines of a run.
+    monkeypatch.setenv(failpoint.VARIABLE, str(Path(tempfile.gettempdir()) / f"hybridge-failpoint-{os.getpid()}"))
+    made: list[Machine] = []
+
+    def make(mode: Mode) -> Machine:
+        root = private / str(len(made))
+        root.mkdir()
+        made.append(Machine(account, root, mode, replace(limits(mode), running_after=0.05)))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+def test_a_deployment_ends_whole_wherever_the_power_was_cut(
+    machines: Callable[[Mode], Machine], wait_until: Any
+) -> None:
+    work = [(machines(mode), failpoint.DEPLOYMENT_POINTS[half::HALVES]) for mode in Mode for half in range(HALVES)]
+    with ThreadPoolExecutor(len(work)) as pool:
+        for _ in pool.map(lambda one: _cut_at_each(*one, wait_until), work):
+            pass
+
+
+def _cut_at_each(machine: Machine, points: Sequence[str], wait_until: Any) -> None:
     machine.start()
     assert machine.account.outcome(machine.thing, machine.deploy()) == ("SUCCEEDED", "SUCCESSFUL")
-    for point in failpoint.DEPLOYMENT_POINTS:
+    for point in points:
         before, after = f"{machine.version}.0.0", f"{machine.version + 1}.0.0"
         deployment = machine.dies_at(point)
         assert machine.placed() in (before, after), point
@@ -121,23 +138,32 @@ def test_a_deployment_ends_whole_wherever_the_power_was_cut(machine: Machine, wa
     wait_until(lambda: [path.name for path in deployed.iterdir()] == [f"{machine.version}.0.0"])
 
 
-def test_a_failed_deployment_ends_as_the_nucleus_ends_it_wherever_the_power_was_cut(
-    machine: Machine, wait_until: Any
+def test_a_failed_deployment_is_rolled_back_on_classic_wherever_the_power_was_cut(
+    machines: Callable[[Mode], Machine], wait_until: Any
 ) -> None:
+    machine = machines(Mode.CLASSIC)
     machine.start()
     assert machine.account.outcome(machine.thing, machine.deploy())[0] == "SUCCEEDED"
-    bad = {"install": "exit 3", "run": "echo never"}
-    for point in failpoint.ROLLBACK_POINTS if machine.mode is Mode.CLASSIC else ("deployment.judged",):
-        deployment = machine.dies_at(point, bad)
+    for point in failpoint.ROLLBACK_POINTS:
+        deployment = machine.dies_at(point, BAD)
         machine.start()
         assert machine.account.outcome(machine.thing, deployment)[0] == "FAILED", point
-        if machine.mode is Mode.CLASSIC:
-            assert machine.placed() == "1.0.0"
-            wait_until(lambda: machine.log().endswith("run 1.0.0\none 1.0.0\n"))
-            wait_until(lambda: machine.account.installed(machine.thing)[machine.name] == ("1.0.0", "RUNNING"))
-        else:
-            assert machine.placed() == "2.0.0"
-            wait_until(lambda: machine.account.installed(machine.thing)[machine.name] == ("2.0.0", "BROKEN"))
+        assert machine.placed() == "1.0.0"
+        wait_until(lambda: machine.log().endswith("run 1.0.0\none 1.0.0\n"))
+        wait_until(lambda: machine.account.installed(machine.thing)[machine.name] == ("1.0.0", "RUNNING"))
+
+
+def test_a_failed_deployment_stays_on_lite_also_over_a_power_cut(
+    machines: Callable[[Mode], Machine], wait_until: Any
+) -> None:
+    machine = machines(Mode.LITE)
+    machine.start()
+    assert machine.account.outcome(machine.thing, machine.deploy())[0] == "SUCCEEDED"
+    deployment = machine.dies_at("deployment.judged", BAD)
+    machine.start()
+    assert machine.account.outcome(machine.thing, deployment)[0] == "FAILED"
+    assert machine.placed() == "2.0.0"
+    wait_until(lambda: machine.account.installed(machine.thing)[machine.name] == ("2.0.0", "BROKEN"))
 
 
 def test_every_point_is_named_once_and_reached_somewhere() -> None:

@@ -159,9 +159,10 @@ class Deployments:
         reason = await self._components.judge()
         failpoint.reach("deployment.judged")
         if not reason:
+            # Before the end is on the disk: what a power cut interrupts here is done again with the job.
+            await asyncio.to_thread(self._clean)
             self._end(job, "SUCCEEDED", {"detailed-deployment-status": "SUCCESSFUL"})
             failpoint.reach("deployment.ended")
-            await asyncio.to_thread(self._clean)
         elif self._device.mode is Mode.LITE or not job.rollback:
             self._end(job, "FAILED", _failed("FAILED_ROLLBACK_NOT_REQUESTED", reason))
         else:

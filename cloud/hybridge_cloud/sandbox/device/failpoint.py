@@ -1,8 +1,8 @@
 """Named points of a core device's life at which a test cuts its power: everything it runs is killed, then itself.
 
-``HYBRIDGE_CORE_FAILPOINT`` names a file that holds a point's name, so that one process can be told late; unset, a point
-costs one look-up. Every durable step has a point before or behind it; tests/sandbox/device/test_power_cut.py goes
-through them all, and holds the code to this list.
+``HYBRIDGE_CORE_FAILPOINT=PATH``: the file ``PATH.PID`` holds the point's name, so that a process can be told late;
+unset, a point costs one look-up. Every durable step has a point before or behind it;
+tests/sandbox/device/test_power_cut.py goes through them all, and holds the code to this list.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def reach(name: str) -> None:
     if not path:
         return
     try:
-        wanted = Path(path).read_text()
+        wanted = Path(f"{path}.{os.getpid()}").read_text()
     except FileNotFoundError:
         return
     if wanted != name:

@@ -128,6 +128,8 @@ class Component:
         self._presence = surroundings.presences.setdefault(plan.name, Presence())
         self._failures: deque[float] = deque(maxlen=surroundings.limits.strikes)
         self._process: Process | None = None
+        self._left: Process | None = None
+        """A `startup` step that succeeded, whose children may live."""
         self._restart = asyncio.Event()
         self._asked = False
         self._life: asyncio.Task[None] | None = None
@@ -313,6 +315,8 @@ class Component:
         except asyncio.CancelledError:
             await process.stop(self._around.limits.stop_within)
             raise
+        if leaves and code == 0:
+            self._left = process
         if code != 0:
             self.reason = f"{name} ended with {_ending(code)}"
         return code == 0
@@ -334,6 +338,9 @@ class Component:
         """End what left the process group, as a nucleus does by its control group; SIGTERM first if ``within``."""
         if self.plan.token:
             await asyncio.to_thread(end_marked, "SVCUID", self.plan.token, within)
+        left, self._left = self._left, None
+        if left is not None:
+            await left.drained()
 
     def _is_running(self) -> None:
         if self.status is Status.STARTING:

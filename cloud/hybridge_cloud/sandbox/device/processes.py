@@ -100,6 +100,10 @@ class Process:
             _signal(self.pid, signal.SIGKILL)
             return await self.wait()
 
+    async def drained(self) -> None:
+        """Wait, bounded, for the last output of what a script left, once that has ended."""
+        await asyncio.wait([self._output], timeout=_LAST_OUTPUT)
+
     async def _wait(self) -> int:
         code = await self._child.wait()
         if self._leaves and code == 0:
