@@ -100,6 +100,8 @@ class CoreDevice:
 
             self._operations.mqtt = MqttLink(self._broker, self.device.thing, deliver)
             self._operations.mqtt.start()
+            link = self._operations.mqtt
+            self._health.publish = lambda topic, payload: link.publish(topic, payload, 1)
         try:
             await self.components.start(self._state.state.current)
         except HybridgeError as error:
