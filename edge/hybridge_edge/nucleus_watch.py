@@ -16,7 +16,7 @@ from hybridge_edge.backoff import Backoff
 from hybridge_edge.contract.errors import HybridgeError, Refused, Unavailable
 from hybridge_edge.greengrass import Nucleus
 
-RECHECK_SECONDS = 2.0
+RECHECK_SECONDS = 0.5
 """Between two questions whether an update may go on."""
 OBJECTION_SECONDS = 60.0
 """The longest that one update waits."""
