@@ -19,6 +19,7 @@ from hybridge_cloud.sandbox.device.configuration import Tree, put
 from hybridge_cloud.sandbox.device.deployment import Deployments
 from hybridge_cloud.sandbox.device.health import Health
 from hybridge_cloud.sandbox.device.ipc import IpcServer
+from hybridge_cloud.sandbox.device.jobs_link import JobsLink
 from hybridge_cloud.sandbox.device.layout import Layout
 from hybridge_cloud.sandbox.device.mode import Limits, Mode
 from hybridge_cloud.sandbox.device.mqtt_link import Broker, MqttLink
@@ -59,7 +60,8 @@ class CoreDevice:
             thing, mode, limits, layout, socket, self._exchange.uri, "" if broker is None else broker.ca
         )
         self._state = StateFile(layout.state)
-        self._cloud: Cloud = CloudLink(endpoint, thing) if endpoint else NoCloud()
+        self._jobs = JobsLink(CloudLink(endpoint, thing), thing) if endpoint and broker is not None else None
+        self._cloud: Cloud = self._jobs or (CloudLink(endpoint, thing) if endpoint else NoCloud())
         self._health = Health(self.device, self._state, self._cloud, lambda: self.components)
         self.components = Components(self.device, self._state, self._tokens, self._ledger, self._health.changed)
         agreements = Agreements(limits)
@@ -96,11 +98,14 @@ class CoreDevice:
             loop = asyncio.get_running_loop()
 
             def deliver(topic: str, payload: bytes) -> None:
-                loop.call_soon_threadsafe(self._operations.arrived, topic, payload)
+                if self._jobs is None or not self._jobs.arrived(topic, payload):
+                    loop.call_soon_threadsafe(self._operations.arrived, topic, payload)
 
             self._operations.mqtt = MqttLink(self._broker, self.device.thing, deliver)
             self._operations.mqtt.start()
             link = self._operations.mqtt
+            if self._jobs is not None:
+                self._jobs.link = link
             self._health.publish = lambda topic, payload: link.publish(topic, payload, 1)
         try:
             await self.components.start(self._state.state.current)
