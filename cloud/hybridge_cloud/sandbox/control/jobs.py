@@ -1,7 +1,7 @@
 """IoT Jobs over MQTT in Greengrass' namespace, which the embedded account's own jobs do not have.
 
-A client of the account's broker that answers devices on ``$aws/things/T/jobs/$next/namespace-aws-gg-deployment/get`` and
-``.../ID/namespace-aws-gg-deployment/update``, and tells them of their next job (AWS IoT Jobs, device MQTT API).
+A client of the account's broker that answers devices on ``$aws/things/T/jobs/$next/namespace-aws-gg-deployment/get``
+and ``.../ID/namespace-aws-gg-deployment/update``, and tells them of their next job (AWS IoT Jobs, device MQTT API).
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class JobsService:
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
 
     def start(self) -> None:
+        self.ring()
         self._thread.start()
 
     def close(self) -> None:
@@ -142,7 +143,12 @@ class JobsService:
 
     def _tell_all(self) -> None:
         for thing, told in list(self._told.items()):
-            found = self._deployments.next_job(thing)
+            try:
+                found = self._deployments.next_job(thing)
+            except Exception as error:  # a thing that is gone holds up no other; one that is there asks again
+                _log.info("Jobs of %s: %s", thing, error)
+                del self._told[thing]
+                continue
             number = "" if found is None else str(found["jobId"])
             if number != told:
                 self._told[thing] = number

@@ -98,8 +98,9 @@ class CoreDevice:
             loop = asyncio.get_running_loop()
 
             def deliver(topic: str, payload: bytes) -> None:
-                if self._jobs is None or not self._jobs.arrived(topic, payload):
-                    loop.call_soon_threadsafe(self._operations.arrived, topic, payload)
+                if self._jobs is not None:
+                    self._jobs.arrived(topic, payload)
+                loop.call_soon_threadsafe(self._operations.arrived, topic, payload)
 
             self._operations.mqtt = MqttLink(self._broker, self.device.thing, deliver)
             self._operations.mqtt.start()

@@ -50,13 +50,12 @@ class JobsLink:
     ) -> Resolved:
         return self._http.resolve(name, version, requirements, platform)
 
-    def arrived(self, topic: str, payload: bytes) -> bool:
-        """Take a message, on the connection's thread; whether it was one of these."""
-        if not topic.startswith(self._base):
-            return False
+    def arrived(self, topic: str, payload: bytes) -> None:
+        """Look at a message, on the connection's thread."""
         if topic == self._base + NOTIFY:
             self._news.set()
-            return True
+        if not topic.startswith(self._base):
+            return
         kind = topic.rpartition("/")[2]
         try:
             fields = json.loads(payload) if len(payload) <= _LONGEST_ANSWER else None
@@ -68,7 +67,6 @@ class JobsLink:
             if waiting is not None:
                 waiting[1].append((kind, fields))
                 waiting[0].set()
-        return True
 
     def next_job(self, wait: int) -> Job | None:
         """The next deployment, or None when ``wait`` seconds brought none. Raises as the HTTP call does."""
