@@ -1,7 +1,7 @@
 """The device's HTTP calls to the control service: jobs, thing groups, component resolution, fleet status.
 
-Resolution and thing groups are the real data plane's calls. Jobs come by a long poll here, where a real device has IoT
-Jobs over MQTT.
+Resolution and thing groups are the real data plane's calls. Jobs come by jobs_link over MQTT, as to a real device; the
+long poll here is for where that fails.
 """
 
 from __future__ import annotations
