@@ -14,12 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from hybridge_edge.contract.errors import Refused, Unavailable
+from hybridge_edge.contract.errors import HybridgeError, Refused, Unavailable
 
 CONNECT_SECONDS = 10.0
 CALL_SECONDS = 10.0
 MAX_MESSAGE_BYTES = 5 * 1024
 """Of a payload; base64 and headers come on top, and 7.3 KB of binary was too much for nucleus lite."""
+MESSAGE_CHARACTERS = 300
+"""Of what is said about a configuration that is refused."""
 _SOCKET = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
 _TOKEN = "SVCUID"  # noqa: S105  the name of a variable
 _log = logging.getLogger(__name__)
@@ -30,8 +32,12 @@ def has_nucleus() -> bool:
     return bool(os.environ.get(_SOCKET) and os.environ.get(_TOKEN))
 
 
-def connect() -> Nucleus | None:
+def connect(lost: Callable[[], None] | None = None) -> Nucleus | None:
     """A connection to this device's nucleus, or None where the process is no Greengrass component.
+
+    Args:
+        lost: called once, in a thread of the SDK, when the connection ends, also by ``close``. Its subscriptions are
+            gone then.
 
     Raises:
         Unavailable: there is a nucleus and it does not answer within CONNECT_SECONDS.
@@ -39,10 +45,17 @@ def connect() -> Nucleus | None:
     if not has_nucleus():
         return None
     import awsiot.greengrasscoreipc as ipc
+    from awsiot.eventstreamrpc import LifecycleHandler
     from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
+    class Life(LifecycleHandler):  # type: ignore[misc]  # the SDK has no types
+        def on_disconnect(self, reason: Exception | None) -> None:
+            if lost is not None:
+                lost()
+
     try:
-        return Nucleus(GreengrassCoreIPCClientV2(client=ipc.connect(timeout=CONNECT_SECONDS)))
+        client = ipc.connect(lifecycle_handler=Life(), timeout=CONNECT_SECONDS)
+        return Nucleus(GreengrassCoreIPCClientV2(client=client))
     except Exception as error:  # the SDK raises whatever its transport meets
         raise Unavailable(
             f"The Greengrass nucleus does not answer: {_said(error)}.", "Check the nucleus of this device."
@@ -96,6 +109,78 @@ class Nucleus:
         call = self._client.publish_to_iot_core_async(topic_name=topic, qos="1", payload=payload)
         self._call(call, f"PublishToIoTCore on {topic}")
 
+    def subscribe_to_iot_core(self, topic: str, received: Callable[[str, bytes], None]) -> None:
+        """Have ``received`` called, in a thread of the SDK, with topic and payload of each message from the cloud.
+
+        Args:
+            topic: a topic or an MQTT filter, QoS 1; the recipe's accessControl must name it.
+        """
+
+        def event(arrived: Any) -> None:
+            if arrived.message is not None:
+                received(str(arrived.message.topic_name), bytes(arrived.message.payload or b""))
+
+        answered, _ = self._client.subscribe_to_iot_core_async(
+            topic_name=topic,
+            qos="1",
+            on_stream_event=event,
+            on_stream_error=_log_stream_error,
+            on_stream_closed=lambda: None,
+        )
+        self._call(answered, f"SubscribeToIoTCore on {topic}")
+
+    def on_update(self, objection: Callable[[], float]) -> None:
+        """Be asked before a deployment changes this device (classic; lite answers ServiceError: Refused).
+
+        Args:
+            objection: called, in a thread of the SDK, before each update: seconds for which it must wait, 0 for none.
+                The nucleus asks again after them.
+        """
+
+        def event(asked: Any) -> None:
+            before = asked.pre_update_event
+            if before is None:
+                return
+            seconds = objection()
+            call = self._client.defer_component_update_async(
+                deployment_id=before.deployment_id,
+                recheck_after_ms=max(0, int(seconds * 1000)),
+                message="a model is being switched" if seconds else None,
+            )
+            self._answer(call, "DeferComponentUpdate")
+
+        answered, _ = self._client.subscribe_to_component_updates_async(
+            on_stream_event=event, on_stream_error=_log_stream_error, on_stream_closed=lambda: None
+        )
+        self._call(answered, "SubscribeToComponentUpdates")
+
+    def on_validation(self, fault: Callable[[Mapping[str, object]], str]) -> None:
+        """Judge each configuration before a deployment gives it to this component (classic; lite: Refused).
+
+        Args:
+            fault: called, in a thread of the SDK, with the configuration: what is wrong with it, "" for nothing.
+        """
+
+        def event(asked: Any) -> None:
+            from awsiot.greengrasscoreipc import model
+
+            wanted = asked.validate_configuration_update_event
+            if wanted is None:
+                return
+            wrong = fault(wanted.configuration if isinstance(wanted.configuration, dict) else {})
+            report = model.ConfigurationValidityReport(
+                status="REJECTED" if wrong else "ACCEPTED",
+                deployment_id=wanted.deployment_id,
+                message=wrong[:MESSAGE_CHARACTERS] or None,
+            )
+            call = self._client.send_configuration_validity_report_async(configuration_validity_report=report)
+            self._answer(call, "SendConfigurationValidityReport")
+
+        answered, _ = self._client.subscribe_to_validate_configuration_updates_async(
+            on_stream_event=event, on_stream_error=_log_stream_error, on_stream_closed=lambda: None
+        )
+        self._call(answered, "SubscribeToValidateConfigurationUpdates")
+
     def publish(self, topic: str, payload: bytes) -> None:
         """Publish to the components of this device."""
         self._check_size(topic, payload)
@@ -117,6 +202,13 @@ class Nucleus:
             topic=topic, on_stream_event=event, on_stream_error=_log_stream_error, on_stream_closed=lambda: None
         )
         self._call(answered, f"SubscribeToTopic on {topic}")
+
+    def _answer(self, call: Any, what: str) -> None:
+        """Wait for a call made in an event's handler, where nobody can be told but the log."""
+        try:
+            self._call(call, what)
+        except HybridgeError as error:
+            _log.warning("%s", error)
 
     def _check_size(self, topic: str, payload: bytes) -> None:
         if len(payload) > MAX_MESSAGE_BYTES:

@@ -22,6 +22,7 @@ from hybridge_edge.admission.trial import try_in_child
 from hybridge_edge.contract.errors import HybridgeError, Unavailable
 from hybridge_edge.lines import LineServer
 from hybridge_edge.management import Facts, Management
+from hybridge_edge.nucleus_watch import NucleusWatch, Objection
 from hybridge_edge.observe import logs, observer
 from hybridge_edge.reporting import Reporter, Snapshot
 from hybridge_edge.serving.gate import Gate
@@ -122,6 +123,7 @@ def serve(settings: ServeSettings) -> int:
     management_socket = runtime_folder / runtime.MANAGEMENT_SOCKET
     management = LineServer(management_socket, Management(service, store, activation, facts).answer)
     _start_capture(service, settings)
+    nucleus = NucleusWatch(objection=Objection(activation.busy))
     try:
         # What was made until now stays; the collector, which would look at all of it time and again, need not.
         gc.collect()
@@ -135,10 +137,12 @@ def serve(settings: ServeSettings) -> int:
         service.live.start()
         if reporter is not None:
             reporter.start()
+        nucleus.start()
         activation.resume()
         signal.sigwait(_STOPS)
     finally:
         server.stop(DRAIN_S)
+        nucleus.close()
         management.close()
         watched.close()
         activation.close()

@@ -22,6 +22,8 @@ from hybridge_edge.contract.trust_document import TrustDocument
 SENSORS = "hybridge-sensors"
 """The client that replays recordings. The account's broker stands in for a site's own broker, where sensors and
 pipelines meet, so this one may use the topics of every device."""
+JOBS = "hybridge-jobs"
+"""The client by which the control service answers devices that ask for their jobs."""
 _SCOPE = policies.Scope("aws", REGION, ACCOUNT_ID)
 
 
@@ -55,10 +57,11 @@ def enrol(
 
 
 def identify(ports: Ports, folder: Path, thing: str) -> None:
-    """Make a client that is in no fleet: thing, certificate, ``mqtt.json``; with a device's policies, or SENSORS'."""
+    """Make a client that is in no fleet: thing, certificate, ``mqtt.json``; its policies are a device's, or its own."""
     device = policies.device_policies(thing, _SCOPE, enrolment.DEFAULT_ROLE_ALIAS)
+    own = {SENSORS: _sensors, JOBS: _jobs}.get(thing)
     _restore(folder)
-    enrolment.identify(thing, {thing: _sensors()} if thing == SENSORS else device, folder)
+    enrolment.identify(thing, device if own is None else {thing: own()}, folder)
     durable.write(folder / AUTHORITIES, account.certificate_authority(ports))
     _write_broker(ports, folder)
 
@@ -70,6 +73,18 @@ def _sensors() -> policies.Document:
         "Version": policies.VERSION,
         "Statement": [
             {"Effect": "Allow", "Action": "iot:Connect", "Resource": _SCOPE.iot("client/*")},
+            {"Effect": "Allow", "Action": actions, "Resource": [_SCOPE.iot(topic) for topic in topics]},
+        ],
+    }
+
+
+def _jobs() -> policies.Document:
+    topics = [f"{kind}/$aws/things/*/jobs/*" for kind in ("topic", "topicfilter")]
+    actions = ["iot:Publish", "iot:Receive", "iot:Subscribe"]
+    return {
+        "Version": policies.VERSION,
+        "Statement": [
+            {"Effect": "Allow", "Action": "iot:Connect", "Resource": _SCOPE.iot(f"client/{JOBS}")},
             {"Effect": "Allow", "Action": actions, "Resource": [_SCOPE.iot(topic) for topic in topics]},
         ],
     }

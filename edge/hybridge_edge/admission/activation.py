@@ -15,12 +15,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from threading import BoundedSemaphore, Event, Timer
+from threading import Event, Timer
 
 from hybridge_edge import failpoint
 from hybridge_edge.admission.answers import answer, claimed_version, decline, standing
@@ -32,10 +31,10 @@ from hybridge_edge.admission.plan import Plan, Previous
 from hybridge_edge.admission.restore import Restore
 from hybridge_edge.admission.steps import Steps, Trial
 from hybridge_edge.admission.trial import try_in_child
+from hybridge_edge.admission.turns import Turns
 from hybridge_edge.contract.errors import (
     HybridgeError,
     ModelNotFound,
-    Overloaded,
     PackageRefused,
     SpoolFull,
     Unavailable,
@@ -55,7 +54,6 @@ from hybridge_edge.store import Store
 _LOG = logging.getLogger(__name__)
 ANSWER_WITHIN_S = 60.0
 """After this a hand-over is answered BUILDING and goes on."""
-MAX_PENDING = 8
 
 
 class Activation:
@@ -93,16 +91,15 @@ class Activation:
         )
         self._fallback = Fallback(self._steps, clock)
         self._restore = Restore(self._steps, self._fallback)
-        self._pending = BoundedSemaphore(MAX_PENDING)
         self._later: dict[str, Timer] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="activate")
+        self._turns = Turns()
 
     def close(self) -> None:
         """Let the step that runs end; drop what waits."""
         self._closing.set()
         for timer in list(self._later.values()):
             timer.cancel()
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._turns.close()
 
     def restore(self) -> None:
         """Before listening: every model's last good package answers again, from the store alone."""
@@ -113,7 +110,7 @@ class Activation:
         again the version before one that a rollout judges."""
         for record in self._store.records().values():
             wanted = record.wanted
-            self._thread.submit(self._compare_again, record.model)
+            self._turns.later(self._compare_again, record.model)
             self._fill_later(record)
             if wanted is None or wanted.mode is not Mode.ACTIVATE:
                 continue
@@ -121,7 +118,7 @@ class Activation:
             resident = self._residents.active(record.model)
             if seen or (resident and resident.digest == wanted.digest) or not self._store.holds(wanted.digest):
                 continue
-            self._submit(
+            self._turns.bounded(
                 self._obey, Handover(record.model, "", wanted.digest, wanted.rollout, wanted.epoch, wanted.mode)
             )
 
@@ -135,10 +132,10 @@ class Activation:
                 installed stays until the next deployment and outranks none; what is refused leaves all as it was.
 
         Raises:
-            Overloaded: MAX_PENDING hand-overs wait already.
+            Overloaded: turns.MAX_PENDING hand-overs wait already.
         """
         try:
-            return self._submit(self._obey, handover, by_hand).result(timeout_s)
+            return self._turns.bounded(self._obey, handover, by_hand).result(timeout_s)
         except FutureTimeout:
             return answer(handover, PackageState.BUILDING, UNKNOWN_VERSION)
 
@@ -149,7 +146,7 @@ class Activation:
             Refused: there is none. Unavailable: it is not done after ``timeout_s`` seconds, and goes on.
         """
         try:
-            return self._run(self._roll_back, model, reason).result(timeout_s)
+            return self._turns.take(self._roll_back, model, reason).result(timeout_s)
         except FutureTimeout:
             raise Unavailable(f"The rollback of {model} is still under way.", "See hybridge-edge status.") from None
 
@@ -164,7 +161,7 @@ class Activation:
             Unavailable: it is not done after ``timeout_s`` seconds, and goes on; with 0 the caller waits for nothing.
         """
         try:
-            return self._run(self._quarantine, model, digest, reason).result(timeout_s)
+            return self._turns.take(self._quarantine, model, digest, reason).result(timeout_s)
         except FutureTimeout:
             raise Unavailable(f"The quarantine of {model} is still under way.", "See hybridge-edge status.") from None
 
@@ -173,8 +170,7 @@ class Activation:
 
         Waits for nothing. The version stays what it is; that it runs elsewhere is said as ``degraded``.
         """
-        with suppress(RuntimeError):  # closed meanwhile
-            self._thread.submit(self._fall_back, model, digest, reason)
+        self._turns.later(self._fall_back, model, digest, reason)
 
     def _fall_back(self, model: str, digest: str, reason: str) -> None:
         resident = self._residents.active(model)
@@ -198,14 +194,13 @@ class Activation:
             not done after ``timeout_s`` seconds, and goes on.
         """
         try:
-            self._thread.submit(self._load_again, model).result(timeout_s)
+            self._turns.take(self._load_again, model).result(timeout_s)
         except FutureTimeout:
             raise Unavailable(f"{model} is still being loaded.", "See hybridge-edge status.") from None
 
     def proven(self, model: str, digest: str) -> None:
         """The digest has answered often enough to be trusted (see service.TRIAL_RUNS)."""
-        with suppress(RuntimeError):  # closed meanwhile: the trial goes on after the next start
-            self._thread.submit(self._believe, model, digest)
+        self._turns.later(self._believe, model, digest)
 
     def measured(self, digest: str) -> Measured | None:
         """What a package was measured to cost on this device, under this runtime."""
@@ -217,22 +212,9 @@ class Activation:
         except (HybridgeError, OSError) as error:
             _LOG.error("That %s has passed its first runs is not remembered: %s", model, error)
 
-    def _submit(self, work: Callable[..., HandoverAnswer], *arguments: object) -> Future[HandoverAnswer]:
-        if not self._pending.acquire(blocking=False):
-            raise Overloaded(f"{MAX_PENDING} hand-overs wait already.", "Try again in a minute.")
-        try:
-            future = self._run(work, *arguments)
-        except Unavailable:
-            self._pending.release()
-            raise
-        future.add_done_callback(lambda _: self._pending.release())
-        return future
-
-    def _run(self, work: Callable[..., HandoverAnswer], *arguments: object) -> Future[HandoverAnswer]:
-        try:
-            return self._thread.submit(work, *arguments)
-        except RuntimeError:
-            raise Unavailable("The server stops.", "Try again when it has started.") from None
+    def busy(self) -> bool:
+        """Whether a switch is under way or waits."""
+        return self._turns.busy()
 
     def _obey(self, handover: Handover, by_hand: bool = False) -> HandoverAnswer:
         record = self._store.record(handover.model)
@@ -358,9 +340,7 @@ class Activation:
                 held.enter_context(self._residents.lease(model, ""))
             yield
             later = held.pop_all()
-            try:
-                self._thread.submit(later.close)
-            except RuntimeError:  # the server stops
+            if not self._turns.later(later.close):
                 later.close()
 
     def _fill_later(self, record: ModelRecord) -> None:
@@ -374,8 +354,7 @@ class Activation:
         timer.start()
 
     def _fill(self, model: str) -> None:
-        with suppress(RuntimeError):  # closed meanwhile
-            self._thread.submit(self._fill_now, model)
+        self._turns.later(self._fill_now, model)
 
     def _fill_now(self, model: str) -> None:
         record = self._fallback.fill(self._store.record(model))

@@ -141,7 +141,13 @@ class Account:
         self.greengrass.create_component_version(inlineRecipe=json.dumps(recipe).encode())
         return key
 
-    def deploy(self, group: str, components: dict[str, Any], policy: str = "ROLLBACK") -> str:
+    def deploy(
+        self,
+        group: str,
+        components: dict[str, Any],
+        policy: str = "ROLLBACK",
+        policies: dict[str, Any] | None = None,
+    ) -> str:
         """Deploy NAME to VERSION, or to (VERSION, configuration merge)."""
         wanted = {}
         for name, item in components.items():
@@ -150,7 +156,7 @@ class Account:
             wanted[name] = {"componentVersion": version, **update}
         arn = self.iot.describe_thing_group(thingGroupName=group)["thingGroupArn"]
         answer = self.greengrass.create_deployment(
-            targetArn=arn, components=wanted, deploymentPolicies={"failureHandlingPolicy": policy}
+            targetArn=arn, components=wanted, deploymentPolicies={"failureHandlingPolicy": policy, **(policies or {})}
         )
         return str(answer["deploymentId"])
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import queue
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from awsiot.greengrasscoreipc import connect
+from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
 from hybridge_cloud.sandbox.device.mode import Mode
 
@@ -231,3 +235,33 @@ def test_a_device_hears_of_a_deployment_made_while_it_was_away(account: Any, sta
     deployment = account.deploy(group, {name: "1.0.0"})
     device = start(Mode.CLASSIC, again=device)
     assert account.outcome(device.thing, deployment)[0] == "SUCCEEDED"
+
+
+def test_a_deployment_says_for_how_long_components_are_asked_and_whether(
+    account: Any, start: Start, wait_until: Any, name: str
+) -> None:
+    """A component that subscribes to updates and never answers holds one up for the policy's time, and no longer."""
+    group = account.group()
+    account.publish(name, "1.0.0", "echo $SVCUID; exec sleep 600")
+    account.publish(f"{name}.Other", "1.0.0", "true")
+    account.publish(f"{name}.Last", "1.0.0", "true")
+    device = start(Mode.CLASSIC, group)
+    assert account.outcome(device.thing, account.deploy(group, {name: "1.0.0"}))[0] == "SUCCEEDED"
+    token = wait_until(lambda: device.log(name).strip())
+    asked: queue.Queue[Any] = queue.Queue()
+    client = GreengrassCoreIPCClientV2(connect(ipc_socket=str(device.core.device.socket), authtoken=token, timeout=10))
+    try:
+        client.subscribe_to_component_updates(on_stream_event=asked.put)
+        policy = {"componentUpdatePolicy": {"timeoutInSeconds": 1, "action": "NOTIFY_COMPONENTS"}}
+        began = time.monotonic()
+        first = account.deploy(group, {name: "1.0.0", f"{name}.Other": "1.0.0"}, policies=policy)
+        assert account.outcome(device.thing, first)[0] == "SUCCEEDED"
+        assert time.monotonic() - began >= 1
+        assert asked.get(timeout=10).pre_update_event.deployment_id == first
+        assert asked.get(timeout=10).post_update_event.deployment_id == first
+        policy = {"componentUpdatePolicy": {"timeoutInSeconds": 600, "action": "SKIP_NOTIFY_COMPONENTS"}}
+        last = account.deploy(group, {name: "1.0.0", f"{name}.Last": "1.0.0"}, policies=policy)
+        assert account.outcome(device.thing, last)[0] == "SUCCEEDED"
+        assert asked.get(timeout=10).pre_update_event is None
+    finally:
+        client.close()

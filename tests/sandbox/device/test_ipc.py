@@ -18,6 +18,8 @@ from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
 from hybridge_cloud.sandbox.device.eventstream import CONNECT, PRELUDE_BYTES, Message, decode, length
 from hybridge_cloud.sandbox.device.mode import Mode
+from hybridge_edge import greengrass
+from hybridge_edge.contract.errors import Refused
 
 SECONDS = 10
 ACCESS = {
@@ -140,12 +142,37 @@ def test_messages_go_to_the_accounts_broker_and_come_back(talk: Talk) -> None:
 
 def test_other_operations_answer_a_service_error_and_the_connection_lives_on(talk: Talk) -> None:
     with talk.client() as client:
-        for call in (client.list_components, lambda: client.defer_component_update(deployment_id="x")):
+        lacking = [client.list_components, lambda: client.get_secret_value(secret_id="x")]
+        updates = [
+            lambda: client.subscribe_to_component_updates(on_stream_event=print),
+            lambda: client.defer_component_update(deployment_id="x"),
+        ]
+        for call in [*lacking, *(updates if talk.mode is Mode.LITE else [])]:
             with pytest.raises(model.ServiceError):
                 call()
         client.update_state(state="RUNNING")
         with pytest.raises(model.InvalidArgumentsError):
             client.update_state(state="TIRED")
+        if talk.mode is Mode.CLASSIC:  # who did not subscribe has no say
+            with pytest.raises(model.InvalidArgumentsError):
+                client.defer_component_update(deployment_id="x")
+
+
+def test_the_edge_publishes_to_the_cloud_and_hears_from_it(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: queue.Queue[Any] = queue.Queue()
+    topic = f"hybridge/{talk.device.thing}/edge"
+    monkeypatch.setenv("AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT", talk.socket)
+    monkeypatch.setenv("SVCUID", talk.said[talk.one][0])
+    nucleus = greengrass.connect()
+    assert nucleus is not None
+    with nucleus:
+        nucleus.subscribe_to_iot_core(topic, lambda *message: heard.put(message))
+        nucleus.publish_to_iot_core(topic, b"\xffreport")
+        assert heard.get(timeout=SECONDS) == (topic, b"\xffreport")
+        with pytest.raises(Refused, match="accessControl"):
+            nucleus.publish_to_iot_core("elsewhere", b"")
+        with pytest.raises(Refused, match="over 5120"):
+            nucleus.publish_to_iot_core(topic, b"x" * 6000)
 
 
 def test_a_message_over_10000_bytes_ends_the_connection_on_lite_only(talk: Talk) -> None:

@@ -62,7 +62,7 @@ Manifests:
         (manifest("Run: echo case"), "no lifecycle step", "ok"),
         (manifest("run: echo gpu", 'Platform: {os: linux, runtime: "*", gpu: orin}'), "ok", "no manifest fits"),  # seen
         (manifest("run: echo re", 'Platform: {os: /lin.*/, runtime: "*"}'), "no manifest fits", "ok"),
-        (manifest("startup: echo up"), "startup", "startup"),
+        (manifest("startup: echo up"), "ok", "ok"),
         (manifest("bootstrap: echo b\nrun: echo r"), "restarts the device", "restarts the device"),
         (manifest("run:\n  Timeout: soon\n  Script: echo"), "not a time", "not a time"),
         (manifest("run: echo x", "Platform: {os: windows, runtime: '*'}"), "no manifest fits", "no manifest fits"),

@@ -15,15 +15,18 @@ import anyio.to_thread
 import uvicorn
 from starlette.applications import Starlette
 
+from hybridge_cloud.sandbox import things
 from hybridge_cloud.sandbox.control import app
 from hybridge_cloud.sandbox.control.account import Account
 from hybridge_cloud.sandbox.control.components import Components
 from hybridge_cloud.sandbox.control.cores import Cores
 from hybridge_cloud.sandbox.control.deployments import Deployments
 from hybridge_cloud.sandbox.control.executor import Executor
+from hybridge_cloud.sandbox.control.jobs import JobsService
 from hybridge_cloud.sandbox.control.pipelines import Pipelines
 from hybridge_cloud.sandbox.control.store import Store
 from hybridge_cloud.sandbox.control.wire import Service
+from hybridge_cloud.sandbox.device.mqtt_link import Broker
 from hybridge_cloud.sandbox.folder import HOST, SandboxFolder
 
 THREADS = 64
@@ -43,7 +46,19 @@ def main() -> int:
         return 1
     store, account, bell = Store(folder.control), Account(), app.Bell()
     components = Components(store, account)
-    deployments = Deployments(store, account, components, bell.ring)
+
+    def changed() -> None:
+        bell.ring()
+        jobs.ring()
+
+    def identify() -> Broker | None:
+        home = folder.root / "jobs"
+        home.mkdir(mode=0o700, exist_ok=True)
+        things.identify(state.ports, home, things.JOBS)
+        return Broker.read(home / "mqtt.json")
+
+    deployments = Deployments(store, account, components, changed)
+    jobs = JobsService(deployments, identify)
     cores = Cores(store, account)
     executor = Executor(store, account, folder, options.buildspecs)
     greengrass = Service("greengrassv2", {**components.handlers(), **deployments.handlers(), **cores.handlers()})
@@ -54,7 +69,9 @@ def main() -> int:
     async def lifespan(_application: Starlette) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
         await anyio.to_thread.run_sync(executor.recover)
+        jobs.start()
         yield
+        await anyio.to_thread.run_sync(jobs.close)
         await anyio.to_thread.run_sync(executor.stop)
 
     application.router.lifespan_context = lifespan

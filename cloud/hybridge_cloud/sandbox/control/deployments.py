@@ -19,6 +19,8 @@ from hybridge_cloud.sandbox.control.store import Store, moment, now, packed
 from hybridge_cloud.sandbox.control.wire import Document, Handler, ServiceError, invalid, not_found
 
 ROLLBACK = "ROLLBACK"
+POLICIES = ("componentUpdatePolicy", "configurationValidationPolicy")
+"""What a deployment may say to the components of a device before it changes them."""
 OPEN = ("QUEUED", "IN_PROGRESS")
 FINAL = ("SUCCEEDED", "FAILED", "REJECTED")
 
@@ -252,7 +254,14 @@ def _document(row: sqlite3.Row) -> Document:
         "configurationArn": arns.configuration(arns.target(row["target_arn"]), row["revision"]),
         "components": components,
         "failureHandlingPolicy": policies.get("failureHandlingPolicy", ROLLBACK),
+        **{name: _policy(policies[name]) for name in POLICIES if name in policies},
     }
+
+
+def _policy(asked: Document) -> Document:
+    """A policy as a nucleus reads it: ``timeoutInSeconds`` is its ``timeout``."""
+    names = {"timeoutInSeconds": "timeout"}
+    return {names.get(key, key): value for key, value in asked.items()}
 
 
 def _effective_entry(row: sqlite3.Row) -> Document:

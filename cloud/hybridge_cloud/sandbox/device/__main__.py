@@ -34,14 +34,18 @@ def main(arguments: list[str] | None = None) -> int:
         endpoint = os.environ.get(ENDPOINT, "")
         if not endpoint:
             raise UsageError(f"{ENDPOINT} is not set.", "Start the device with the sandbox's environment.")
-        root = given.root.resolve()
-        os.environ[TRUST_VARIABLE] = str(root / TRUST_FILE)
-        _log_to(root / "logs", limits)
-        asyncio.run(_serve(root, thing_name(given.thing), given.mode, limits, endpoint))
+        serve(given.root.resolve(), thing_name(given.thing), given.mode, limits, endpoint)
     except HybridgeError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def serve(root: Path, thing: str, mode: Mode, limits: Limits, endpoint: str) -> None:
+    """Be a core device until SIGTERM or SIGINT; takes this process' log and trust variable. Raises HybridgeError."""
+    os.environ[TRUST_VARIABLE] = str(root / TRUST_FILE)
+    _log_to(root / "logs", limits)
+    asyncio.run(_serve(root, thing, mode, limits, endpoint))
 
 
 async def _serve(root: Path, thing: str, mode: Mode, limits: Limits, endpoint: str) -> None:

@@ -16,8 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from hybridge_cloud.sandbox.device import failpoint
 from hybridge_cloud.sandbox.device.layout import Layout
-from hybridge_cloud.sandbox.device.mode import MEBIBYTE, Limits
+from hybridge_cloud.sandbox.device.mode import MEBIBYTE, Limits, Mode
 from hybridge_cloud.sandbox.device.recipe import Artifact, Recipe
 from hybridge_edge import durable
 from hybridge_edge.contract.errors import Refused, Unavailable
@@ -35,6 +36,27 @@ _UNREADABLE = (
     FileExistsError,  # an entry inside another that is a file
     NotADirectoryError,
 )
+
+
+def place(recipe: Recipe, layout: Layout, limits: Limits, mode: Mode) -> None:
+    """Make what a local deployment brought ready: classic checks and unpacks it, lite leaves it as it is.
+
+    Raises:
+        Refused: classic misses an artifact, or finds it altered or no archive.
+    """
+    folder, unarchived = layout.artifacts(recipe.name, recipe.version), layout.unarchived(recipe.name, recipe.version)
+    folder.mkdir(parents=True, exist_ok=True)
+    unarchived.mkdir(parents=True, exist_ok=True)
+    for artifact in recipe.artifacts if mode is Mode.CLASSIC else ():
+        file, target = folder / artifact.file_name, unarchived / artifact.stem
+        if not file.is_file():
+            raise Refused(f"{recipe.name}: the local deployment brought no {artifact.file_name}.", "Add it.")
+        if artifact.digest and _digest(file) != artifact.digest:
+            raise Refused(f"{artifact.uri} does not have the SHA-256 digest of its recipe.", "Correct the recipe.")
+        file.chmod(0o755 if artifact.executable else 0o644)
+        if artifact.unarchive == "ZIP":
+            shutil.rmtree(target, ignore_errors=True)
+            _unpack(file, target, artifact, limits)
 
 
 def fetch(recipe: Recipe, layout: Layout, limits: Limits) -> None:
@@ -68,6 +90,7 @@ def remove_others(layout: Layout, keep: dict[str, set[str]]) -> None:
             for version in component.iterdir():
                 if version.name not in keep.get(component.name, ()):
                     shutil.rmtree(version)
+                    failpoint.reach("artifacts.removed")
             if not any(component.iterdir()):
                 component.rmdir()
     wanted = {f"{name}-{version}" for name, versions in keep.items() for version in versions}
@@ -105,7 +128,9 @@ def _download(client: Any, artifact: Artifact, file: Path, left: int) -> None:
             f"{artifact.uri} does not have the SHA-256 digest of its recipe.",
             "Somebody replaced the object: publish a new version of the component.",
         )
+    failpoint.reach("artifact.checked")
     durable.rename(part, file)
+    failpoint.reach("artifact.placed")
 
 
 def _receive(client: Any, artifact: Artifact, part: Path, left: int) -> None:
@@ -132,6 +157,8 @@ def _receive(client: Any, artifact: Artifact, part: Path, left: int) -> None:
                 if have > size:
                     raise Refused(f"{artifact.uri} changed while it was read.", "Deploy again.")
                 file.write(chunk)
+                file.flush()
+                failpoint.reach("artifact.part-written")
             file.flush()
             os.fsync(file.fileno())
         if have < size:
@@ -161,6 +188,7 @@ def _unpack(file: Path, target: Path, artifact: Artifact, limits: Limits) -> Non
             _check(members, artifact, limits)
             for member in members:
                 _extract(archive, member, work, artifact)
+                failpoint.reach("archive.entry-written")
     except _UNREADABLE as error:
         shutil.rmtree(work)
         raise Refused(f"{artifact.uri} is not a ZIP archive that can be read: {error}.", "Build it again.") from None
@@ -168,6 +196,7 @@ def _unpack(file: Path, target: Path, artifact: Artifact, limits: Limits) -> Non
         shutil.rmtree(work)
         raise
     durable.rename(work, target)
+    failpoint.reach("archive.placed")
 
 
 def _check(members: list[zipfile.ZipInfo], artifact: Artifact, limits: Limits) -> None:

@@ -1,7 +1,7 @@
 """The device's HTTP calls to the control service: jobs, thing groups, component resolution, fleet status.
 
-Resolution and thing groups are the real data plane's calls. Jobs come by a long poll here, where a real device has IoT
-Jobs over MQTT.
+Resolution and thing groups are the real data plane's calls. Jobs come by jobs_link over MQTT, as to a real device; the
+long poll here is for where that fails.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import base64
 import http.client
 import json
 import socket
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
 from hybridge_cloud.sandbox.device.mode import MEBIBYTE
@@ -32,19 +33,42 @@ class ComponentUpdate:
 
 
 @dataclass(frozen=True, slots=True)
+class UpdatePolicy:
+    """What components are asked before an update, and for how many seconds at most; None: the nucleus' default."""
+
+    notify: bool = True
+    within: float | None = None
+    validate_within: float | None = None
+
+
+LOCAL = "LOCAL_DEPLOYMENT"
+"""The target of deployments that were made on the device."""
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
-    """A deployment job's document (the one a device gets by IoT Jobs)."""
+    """A deployment job's document (the one a device gets by IoT Jobs), or a local deployment, which has no ``arn``.
+
+    Args:
+        removed: root components that a local deployment takes away.
+    """
 
     id: str
     deployment: str
     arn: str
     components: Mapping[str, ComponentUpdate]
     rollback: bool
+    policy: UpdatePolicy = UpdatePolicy()
+    removed: tuple[str, ...] = ()
+
+    @property
+    def local(self) -> bool:
+        return not self.arn
 
     @property
     def target(self) -> str:
-        """``thinggroup/NAME`` or ``thing/NAME``."""
-        return self.arn.split(":configuration:", 1)[1].rsplit(":", 1)[0]
+        """``thinggroup/NAME``, ``thing/NAME`` or LOCAL."""
+        return LOCAL if self.local else self.arn.split(":configuration:", 1)[1].rsplit(":", 1)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +78,57 @@ class Resolved:
     name: str
     version: str
     recipe: bytes
+
+
+class Cloud(Protocol):
+    """What a core device asks of its account, and tells it. Calls block; ``close`` ends one that waits."""
+
+    def close(self) -> None: ...
+
+    def thing_groups(self) -> tuple[str, ...]: ...
+
+    def resolve(
+        self, name: str, version: str, requirements: Mapping[str, str], platform: Mapping[str, str]
+    ) -> Resolved: ...
+
+    def next_job(self, wait: int) -> Job | None: ...
+
+    def report_job(self, job: str, status: str, details: Mapping[str, str]) -> None: ...
+
+    def report_health(self, message: Mapping[str, Any]) -> None: ...
+
+
+class NoCloud:
+    """The account of a device that has none: it takes local deployments only."""
+
+    def __init__(self) -> None:
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def thing_groups(self) -> tuple[str, ...]:
+        return ()
+
+    def resolve(
+        self, name: str, version: str, requirements: Mapping[str, str], platform: Mapping[str, str]
+    ) -> Resolved:
+        raise _no_candidate(name, requirements)
+
+    def next_job(self, wait: int) -> Job | None:
+        self._closed.wait(wait)
+        return None
+
+    def report_job(self, job: str, status: str, details: Mapping[str, str]) -> None:
+        """Nobody is told."""
+
+    def report_health(self, message: Mapping[str, Any]) -> None:
+        """Nobody is told."""
+
+
+def _no_candidate(name: str, requirements: Mapping[str, str]) -> Refused:
+    wanted = ", ".join(f"{text} for {dependent}" for dependent, text in requirements.items())
+    return Refused(f"No version of {name} meets {wanted}: no candidate.", "Publish one, or change the deployment.")
 
 
 class CloudLink:
@@ -105,8 +180,7 @@ class CloudLink:
         for item in _field(answer, "resolvedComponentVersions", list):
             if item.get("componentName") == name:
                 return Resolved(name, item["componentVersion"], base64.b64decode(item["recipe"]))
-        wanted = ", ".join(f"{text} for {dependent}" for dependent, text in requirements.items())
-        raise Refused(f"No version of {name} meets {wanted}.", "Publish one, or change the deployment.")
+        raise _no_candidate(name, requirements)
 
     def next_job(self, wait: int) -> Job | None:
         """The next deployment, or None when ``wait`` seconds brought none."""
@@ -115,7 +189,7 @@ class CloudLink:
             return None
         number = _field(answer, "jobId", str)
         try:
-            return _job(number, _field(answer, "document", dict))
+            return read_job(number, _field(answer, "document", dict))
         except (InvalidDocument, KeyError, TypeError, AttributeError) as error:
             self.report_job(number, "REJECTED", {"deployment-failure-cause": f"The job document lacks {error}"})
             return None
@@ -167,7 +241,8 @@ class CloudLink:
         return answer
 
 
-def _job(number: str, document: Any) -> Job:
+def read_job(number: str, document: Any) -> Job:
+    """A job's document. Raises InvalidDocument, KeyError, TypeError or AttributeError where it is none."""
     arn = _field(document, "configurationArn", str)
     if ":configuration:" not in arn:
         raise InvalidDocument("a configuration ARN")
@@ -177,7 +252,16 @@ def _job(number: str, document: Any) -> Job:
         for change in [item.get("configurationUpdate") or {}]
     }
     rollback = document.get("failureHandlingPolicy", "ROLLBACK") == "ROLLBACK"
-    return Job(number, _field(document, "deploymentId", str), arn, components, rollback)
+    update, validation = (document.get(key) or {} for key in ("componentUpdatePolicy", "configurationValidationPolicy"))
+    policy = UpdatePolicy(
+        update.get("action", "NOTIFY_COMPONENTS") != "SKIP_NOTIFY_COMPONENTS", _time(update), _time(validation)
+    )
+    return Job(number, _field(document, "deploymentId", str), arn, components, rollback, policy)
+
+
+def _time(policy: Mapping[str, Any]) -> float | None:
+    value = policy.get("timeout")
+    return None if value is None else float(value)
 
 
 def _field(answer: Any, name: str, kind: type[Any]) -> Any:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hybridge_cloud.sandbox.device import failpoint
 from hybridge_cloud.sandbox.device.environment import component_environment
 from hybridge_cloud.sandbox.device.graph import start_order
-from hybridge_cloud.sandbox.device.interpolate import Scope, interpolate
+from hybridge_cloud.sandbox.device.interpolate import Cut, Scope, cut_script, interpolate
 from hybridge_cloud.sandbox.device.layout import Layout
 from hybridge_cloud.sandbox.device.lifecycle import Command, Component, Plan, Presence, Status, Surroundings
 from hybridge_cloud.sandbox.device.mode import Limits, Mode
@@ -69,6 +70,10 @@ class Components:
         if name in self._running:
             self._running[name].report(status)
 
+    def restart(self, name: str) -> bool:
+        """Start a component again; whether it was there and running."""
+        return name in self._running and self._running[name].restart()
+
     def recipe(self, name: str, version: str) -> Recipe:
         """The recipe of a deployed component, from the device's own disk."""
         path = self._device.layout.recipes / f"{name}-{version}.recipe"
@@ -76,7 +81,7 @@ class Components:
             text = path.read_bytes()
         except FileNotFoundError:
             raise InvalidDocument(f"The recipe of {name} {version} is gone from the device.", "Deploy again.") from None
-        return parse(text, self._device.mode, self._device.limits)
+        return parse(text, self._device.mode, self._device.limits, local=True)  # its files are here already
 
     def plans(self, deployed: Deployed) -> dict[str, Plan]:
         """How each component of a set would run. Raises Refused where one cannot be run as its nucleus would."""
@@ -96,6 +101,7 @@ class Components:
             if name not in self._running:
                 self._running[name] = component = Component(plans[name], self._around)
                 component.start()
+                failpoint.reach("component.started")
         self._notice()
 
     async def stop(self, names: set[str], *, gone: set[str]) -> None:
@@ -162,8 +168,14 @@ class Components:
                     f"{name}: a step requires privilege, and the local core device runs as you.",
                     "Write steps that need no root, or test this one on a real core.",
                 )
-            own = {key: replaced(value) for key, value in (*recipe.environment, *step.environment)}
-            return Command(replaced(step.script), {**base, **own}, step.timeout, replaced(step.skip_if))
+            variables = (*recipe.environment, *step.environment)
+            try:
+                own = {key: replaced(value) for key, value in variables}
+                return Command(replaced(step.script), {**base, **own}, step.timeout, replaced(step.skip_if))
+            except Cut:
+                if not device.limits.execute_cut:
+                    raise
+                return Command(cut_script(variables, step.script, scope), base, step.timeout)
 
         return Plan(
             name,
@@ -194,6 +206,7 @@ class Components:
 
     async def _mark_installed(self, name: str) -> None:
         self._state.place(name, replace(self._state.state.current.components[name], installed=True))
+        failpoint.reach("component.installed")
 
 
 def _order(plans: Mapping[str, Plan]) -> list[str]:

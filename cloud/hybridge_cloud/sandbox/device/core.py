@@ -6,16 +6,20 @@ import asyncio
 import fcntl
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hybridge_cloud.sandbox.device.cloud_link import CloudLink
+from hybridge_cloud.sandbox.device.administration import Administration
+from hybridge_cloud.sandbox.device.agreement import Agreements
+from hybridge_cloud.sandbox.device.cloud_link import Cloud, CloudLink, NoCloud
 from hybridge_cloud.sandbox.device.components import Components, Device
 from hybridge_cloud.sandbox.device.configuration import Tree, put
 from hybridge_cloud.sandbox.device.deployment import Deployments
 from hybridge_cloud.sandbox.device.health import Health
 from hybridge_cloud.sandbox.device.ipc import IpcServer
+from hybridge_cloud.sandbox.device.jobs_link import JobsLink
 from hybridge_cloud.sandbox.device.layout import Layout
 from hybridge_cloud.sandbox.device.mode import Limits, Mode
 from hybridge_cloud.sandbox.device.mqtt_link import Broker, MqttLink
@@ -32,6 +36,9 @@ _log = logging.getLogger(__name__)
 
 class CoreDevice:
     """One device with one root; the root's lock is held from here to the end of the process or ``close``.
+
+    Args:
+        endpoint: the URL of the account's Greengrass, "" for a device that takes local deployments only.
 
     Raises:
         Conflict: another process runs this root. InvalidDocument: its state cannot be read.
@@ -53,16 +60,25 @@ class CoreDevice:
             thing, mode, limits, layout, socket, self._exchange.uri, "" if broker is None else broker.ca
         )
         self._state = StateFile(layout.state)
-        self._cloud = CloudLink(endpoint, thing)
+        self._jobs = JobsLink(CloudLink(endpoint, thing), thing) if endpoint and broker is not None else None
+        self._cloud: Cloud = self._jobs or (CloudLink(endpoint, thing) if endpoint else NoCloud())
         self._health = Health(self.device, self._state, self._cloud, lambda: self.components)
         self.components = Components(self.device, self._state, self._tokens, self._ledger, self._health.changed)
-        self._operations = Operations(self.components, Configurations(self._read, self._update))
+        agreements = Agreements(limits)
+        self._deployments = Deployments(
+            self.device, self._state, self._cloud, self.components, agreements, self._configured, self._health.deployed
+        )
+        self.local = self._deployments.local
+        self._operations = Operations(
+            self.components,
+            Configurations(self._read, self._update),
+            Administration(mode, self.components, self._read, self.local, agreements),
+        )
         self._ipc = IpcServer(socket, limits, self._tokens.component, self._operations)
         self._broker = broker
-        self._deployments = Deployments(
-            self.device, self._state, self._cloud, self.components, self._operations.configured, self._health.deployed
-        )
         self._tasks: list[asyncio.Task[None]] = []
+        self.ready = asyncio.Event()
+        """Set once the device serves components and takes deployments."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then end everything in order."""
@@ -82,16 +98,23 @@ class CoreDevice:
             loop = asyncio.get_running_loop()
 
             def deliver(topic: str, payload: bytes) -> None:
+                if self._jobs is not None:
+                    self._jobs.arrived(topic, payload)
                 loop.call_soon_threadsafe(self._operations.arrived, topic, payload)
 
             self._operations.mqtt = MqttLink(self._broker, self.device.thing, deliver)
             self._operations.mqtt.start()
+            link = self._operations.mqtt
+            if self._jobs is not None:
+                self._jobs.link = link
+            self._health.publish = lambda topic, payload: link.publish(topic, payload, 1)
         try:
             await self.components.start(self._state.state.current)
         except HybridgeError as error:
             # The device stays up for the deployment that repairs it.
             _log.error("The deployed components cannot start: %s", error)
         self._health.changed()
+        self.ready.set()
         self._tasks = [asyncio.create_task(self._deployments.run()), asyncio.create_task(self._health.run())]
 
     async def _stop(self) -> None:
@@ -106,6 +129,28 @@ class CoreDevice:
         await self._ipc.close()
         self._exchange.close()
         os.close(self._lock)
+
+    def _configured(self, component: str, before: Tree, after: Tree) -> None:
+        self._operations.configured(component, before, after)
+
+    def read_configuration(self, component: str) -> Tree | None:
+        """A component's configuration, None where it is not on the device."""
+        return self._read(component)
+
+    def installed(self) -> Mapping[str, str]:
+        """Component to version, of all that are on the device."""
+        return {name: placed.version for name, placed in self._state.state.current.components.items()}
+
+    def environment(self, component: str) -> dict[str, str]:
+        """The variables by which a process is a component to this device."""
+        token = self._tokens.token(component)
+        return {
+            "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT": str(self.device.socket),
+            "SVCUID": token,
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN": token,
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": self.device.credentials,
+            "AWS_IOT_THING_NAME": self.device.thing,
+        }
 
     def _read(self, component: str) -> Tree | None:
         placed = self._state.state.current.components.get(component)

@@ -11,9 +11,11 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from hybridge_cloud.sandbox.device import artifacts, configuration
-from hybridge_cloud.sandbox.device.cloud_link import CloudLink, Job
+from hybridge_cloud.sandbox.device import artifacts, configuration, failpoint, local
+from hybridge_cloud.sandbox.device.agreement import Agreements
+from hybridge_cloud.sandbox.device.cloud_link import LOCAL, Cloud, Job
 from hybridge_cloud.sandbox.device.components import Components, Device
+from hybridge_cloud.sandbox.device.local import Folders, LocalDeployments, LocalOutcome
 from hybridge_cloud.sandbox.device.mode import Mode
 from hybridge_cloud.sandbox.device.resolution import Found, merge_roots, resolve
 from hybridge_cloud.sandbox.device.state import Deployed, Placed, Report, StateFile, Target
@@ -46,6 +48,13 @@ class Outcome:
     status: str
     details: Mapping[str, str]
 
+    @property
+    def trigger(self) -> str:
+        """Why a fleet status message is sent, in its words."""
+        if not self.arn:
+            return "LOCAL_DEPLOYMENT"
+        return "THING_GROUP_DEPLOYMENT" if ":thinggroup/" in self.arn else "THING_DEPLOYMENT"
+
 
 class Deployments:
     """The device's side of every deployment.
@@ -59,8 +68,9 @@ class Deployments:
         self,
         device: Device,
         state: StateFile,
-        cloud: CloudLink,
+        cloud: Cloud,
         components: Components,
+        agreements: Agreements,
         configured: Callable[[str, configuration.Tree, configuration.Tree], None],
         ended: Callable[[Outcome], None],
     ) -> None:
@@ -68,19 +78,37 @@ class Deployments:
         self._state = state
         self._cloud = cloud
         self._components = components
+        self._agreements = agreements
+        self.local = LocalDeployments()
+        self._asking: asyncio.Task[Job | None] | None = None
         self._configured = configured
         self._ended = ended
 
     async def run(self) -> None:
         """Take jobs until cancelled."""
+        try:
+            await self._finish()
+            await self._take_all()
+        finally:
+            if self._asking is not None:
+                self._asking.cancel()
+
+    async def _finish(self) -> None:
+        """End a local deployment that a power cut interrupted: nobody offers it again, as the cloud does its jobs."""
+        state = self._state.state
+        if state.job.startswith(local.PREFIX) and state.previous is not None:
+            deployment = state.job.removeprefix(local.PREFIX)
+            await self._judge(Job(state.job, deployment, "", {}, True), state.previous)
+
+    async def _take_all(self) -> None:
         pause = _RETRY_FIRST
         while True:
             try:
                 await self._send_report()
-                job = await asyncio.to_thread(self._cloud.next_job, self._device.limits.poll_seconds)
+                job, folders = await self._next()
                 pause = _RETRY_FIRST
                 if job is not None:
-                    await self._process(job)
+                    await self._process(job, folders)
             except Unavailable as error:
                 _log.info("%s", error)
                 await asyncio.sleep(pause)
@@ -89,12 +117,33 @@ class Deployments:
                 _log.warning("A job could not be taken: %s", error)
                 await asyncio.sleep(self._device.limits.retry_longest)
 
-    async def _process(self, job: Job) -> None:
-        _log.info("Deployment %s: %s", job.deployment, {name: item.version for name, item in job.components.items()})
-        await asyncio.to_thread(self._cloud.report_job, job.id, "IN_PROGRESS", {})
+    async def _next(self) -> tuple[Job | None, Folders]:
+        """The next deployment, of the device itself or of the cloud: whichever is there first."""
+        if self._asking is None:
+            ask = asyncio.to_thread(self._cloud.next_job, self._device.limits.poll_seconds)
+            self._asking = asyncio.create_task(ask)
+        own = asyncio.create_task(self.local.next())
         try:
-            prepared = await self._prepare(job)
-            self._components.plans(self._compose(prepared))
+            await asyncio.wait([own, self._asking], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not own.done():
+                own.cancel()
+        if own.done() and not own.cancelled():
+            return own.result()
+        asked, self._asking = self._asking, None
+        return await asked, Folders()
+
+    async def _process(self, job: Job, folders: Folders) -> None:
+        _log.info("Deployment %s: %s", job.deployment, {name: item.version for name, item in job.components.items()})
+        failpoint.reach("deployment.taken")
+        if not job.local:
+            await asyncio.to_thread(self._cloud.report_job, job.id, "IN_PROGRESS", {})
+        try:
+            prepared = await self._prepare(job, folders)
+            composed = self._compose(prepared)
+            self._components.plans(composed)
+            failpoint.reach("deployment.prepared")
+            await self._agree(job, composed)
         except (HybridgeError, OSError) as error:
             if isinstance(error, _NotOurs):
                 self._end(
@@ -103,45 +152,84 @@ class Deployments:
             else:
                 self._end(job, "FAILED", _failed("FAILED_NO_STATE_CHANGE", str(error)))
             return
-        previous = await self._put_in_place(prepared)
+        await self._judge(job, await self._put_in_place(prepared))
+
+    async def _judge(self, job: Job, previous: Deployed) -> None:
+        """Wait how the new set does, and end the job; ``previous`` is what may be brought back."""
         reason = await self._components.judge()
+        failpoint.reach("deployment.judged")
         if not reason:
-            self._end(job, "SUCCEEDED", {"detailed-deployment-status": "SUCCESSFUL"})
+            # Before the end is on the disk: what a power cut interrupts here is done again with the job.
             await asyncio.to_thread(self._clean)
+            self._end(job, "SUCCEEDED", {"detailed-deployment-status": "SUCCESSFUL"})
+            failpoint.reach("deployment.ended")
         elif self._device.mode is Mode.LITE or not job.rollback:
             self._end(job, "FAILED", _failed("FAILED_ROLLBACK_NOT_REQUESTED", reason))
         else:
             await self._restore(previous)
             again = await self._components.judge()
+            failpoint.reach("rollback.judged")
             status = "FAILED_UNABLE_TO_ROLLBACK" if again else "FAILED_ROLLBACK_COMPLETE"
             self._end(job, "FAILED", _failed(status, f"{reason}; {again}" if again else reason))
+        self._agreements.updated(job.deployment)
 
-    async def _prepare(self, job: Job) -> Prepared:
+    async def _agree(self, job: Job, composed: Deployed) -> None:
+        """Classic: components judge their next configuration, and say whether the update must wait."""
+        if self._device.mode is Mode.LITE:
+            return
+        old = self._state.state.current.components
+        changes = {
+            name: placed.configuration
+            for name, placed in composed.components.items()
+            if name in old
+            and old[name].version == placed.version
+            and configuration.changed_paths(old[name].configuration, placed.configuration)
+        }
+        await self._agreements.validate(job.deployment, changes, job.policy.validate_within)
+        await self._agreements.ask(job.deployment, job.policy)
+
+    async def _prepare(self, job: Job, folders: Folders) -> Prepared:
         loop = asyncio.get_running_loop()
         deadline, pause = loop.time() + PREPARE_WITHIN, _RETRY_FIRST
         while True:
             try:
-                return await asyncio.to_thread(self._gather, job)
+                return await asyncio.to_thread(self._gather, job, folders)
             except Unavailable:
                 if loop.time() + pause > deadline:
                     raise
             await asyncio.sleep(pause)
             pause = min(pause * 2, self._device.limits.retry_longest)
 
-    def _gather(self, job: Job) -> Prepared:
+    def _gather(self, job: Job, folders: Folders) -> Prepared:
         """Everything that changes nothing: groups, versions, recipes, artifacts. Blocks."""
-        device = self._device
-        own = {f"thinggroup/{name}" for name in self._cloud.thing_groups()} | {f"thing/{device.thing}"}
+        device, current = self._device, self._state.state.current
+        if job.local:
+            own = set(current.targets) | {LOCAL}  # a device that is offline deploys too
+            local.bring(folders, device.layout, device.limits)
+        else:
+            own = {f"thinggroup/{name}" for name in self._cloud.thing_groups()} | {f"thing/{device.thing}", LOCAL}
         if job.target not in own:
             raise _NotOurs(f"The deployment is for {job.target}, which this device is not in.", "Deploy to its group.")
         roots = {name: item.version for name, item in job.components.items()}
-        kept = {name: target for name, target in self._state.state.current.targets.items() if name in own}
+        kept = {name: target for name, target in current.targets.items() if name in own}
+        if job.local and LOCAL in kept:  # what is not named stays, as it was
+            stays = {name: version for name, version in kept[LOCAL].roots.items() if name not in job.removed}
+            roots = {**stays, **roots}
         targets = {**kept, job.target: Target(job.deployment, job.arn, roots)}
-        found = resolve(merge_roots(targets), self._cloud, device.mode, device.limits)
+        brought = {
+            key: text
+            for key, text in local.recipes(device.layout).items()
+            if job.local or (key[0] in current.components and not current.components[key[0]].targets)
+        }
+        found = resolve(merge_roots(targets), self._cloud, device.mode, device.limits, brought)
         for name, item in found.items():
-            artifacts.fetch(item.recipe, device.layout, device.limits)
+            if (name, item.recipe.version) in brought:
+                artifacts.place(item.recipe, device.layout, device.limits, device.mode)
+            else:
+                artifacts.fetch(item.recipe, device.layout, device.limits)
             device.layout.work(name).mkdir(parents=True, exist_ok=True)
             durable.write(device.layout.recipes / f"{name}-{item.recipe.version}.recipe", item.text, 0o644)
+            failpoint.reach("recipe.written")
         return Prepared(job, targets, found)
 
     def _compose(self, prepared: Prepared) -> Deployed:
@@ -162,7 +250,9 @@ class Deployments:
             () if update is None else update.reset,
             fill=self._device.mode is Mode.LITE and other_version,
         )
-        wanted_by = tuple(target.arn for target in prepared.targets.values() if _reaches(target, name, prepared.found))
+        wanted_by = tuple(
+            target.arn for target in prepared.targets.values() if target.arn and _reaches(target, name, prepared.found)
+        )
         root = any(name in target.roots for target in prepared.targets.values())
         same = old is not None and not other_version and not configuration.changed_paths(old.configuration, tree)
         return Placed(recipe.version, tree, root, wanted_by, same and old is not None and old.installed)
@@ -173,9 +263,12 @@ class Deployments:
         redone = state.job == prepared.job.id and state.previous is not None
         previous = state.previous if redone and state.previous is not None else state.current
         await self._stop_for(self._compose(prepared))
+        failpoint.reach("deployment.stopped")
         # Composed again: a component may have updated its own configuration while others stopped.
         new = self._compose(prepared)
         await self._commit(new, previous, prepared.job.id)
+        failpoint.reach("deployment.committed")
+        await self._components.start(new)
         return previous
 
     async def _restore(self, previous: Deployed) -> None:
@@ -190,7 +283,10 @@ class Deployments:
             },
         )
         await self._stop_for(restored)
+        failpoint.reach("rollback.stopped")
         await self._commit(restored, None, "")
+        failpoint.reach("rollback.committed")
+        await self._components.start(restored)
 
     async def _stop_for(self, new: Deployed) -> None:
         old = self._state.state.current.components
@@ -202,11 +298,13 @@ class Deployments:
         for name, placed in new.components.items():
             if name in old:
                 self._configured(name, old[name].configuration, placed.configuration)
-        await self._components.start(new)
 
     def _end(self, job: Job, status: str, details: Mapping[str, str]) -> None:
         _log.info("Deployment %s: %s %s", job.deployment, status, details.get("deployment-failure-cause", ""))
-        self._state.save(replace(self._state.state, previous=None, job="", report=Report(job.id, status, details)))
+        report = None if job.local else Report(job.id, status, details)
+        self._state.save(replace(self._state.state, previous=None, job="", report=report))
+        if job.local:
+            self.local.ended(job.deployment, LocalOutcome(status, details.get("deployment-failure-cause", "")))
         self._ended(Outcome(job.deployment, job.arn, status, details))
 
     async def _send_report(self) -> None:
@@ -215,6 +313,7 @@ class Deployments:
             return
         try:
             await asyncio.to_thread(self._cloud.report_job, report.job, report.status, report.details)
+            failpoint.reach("report.sent")
         except Unavailable:
             raise
         except Refused as error:

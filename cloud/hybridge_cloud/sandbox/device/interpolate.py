@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,16 @@ class Scope:
     configuration: Tree
 
 
+class Cut(Refused):
+    """Nucleus lite would cut a text at a brace; ``kept`` is what it would leave."""
+
+    code = "REFUSED"
+
+    def __init__(self, message: str, remedy: str, kept: str) -> None:
+        super().__init__(message, remedy)
+        self.kept = kept
+
+
 def interpolate(text: str, scope: Scope, mode: Mode, dependencies: Mapping[str, Scope]) -> str:
     """``text`` with its variables replaced.
 
@@ -35,9 +46,22 @@ def interpolate(text: str, scope: Scope, mode: Mode, dependencies: Mapping[str, 
         dependencies: the scopes of direct dependencies, which classic alone lets a recipe name.
 
     Raises:
-        Refused: nucleus lite would cut the text at a brace and execute what is left.
+        Cut: nucleus lite would cut the text at a brace and execute what is left.
     """
     return _lite(text, scope) if mode is Mode.LITE else _classic(text, scope, dependencies)
+
+
+def cut_script(variables: Iterable[tuple[str, str]], script: str, scope: Scope) -> str:
+    """What nucleus lite executes of a step that it cuts: one line of its own, an export each, then the script."""
+    parts = [f"cd {shlex.quote(str(scope.work))}\n"]
+    try:
+        for key, value in variables:
+            parts.append(f'export {key}="')
+            parts.append(_lite(value, scope) + '"\n')
+        parts.append(_lite(script, scope))
+    except Cut as cut:
+        parts.append(cut.kept)
+    return "".join(parts)
 
 
 def _lite(text: str, scope: Scope) -> str:
@@ -53,9 +77,10 @@ def _lite(text: str, scope: Scope) -> str:
         value = _value(namespace, key, scope, Mode.LITE) if closed and colon else None
         if value is None:
             shown = (brace + variable[:30] + closed).split("\n")[0]
-            raise Refused(
+            raise Cut(
                 f"{scope.component}: nucleus lite would cut a script at {shown!r} and execute the cut script.",
                 "Write no brace but known recipe variables: $VAR instead of ${VAR}, and logic in a file.",
+                "".join(parts),
             )
         parts.append(value)
 

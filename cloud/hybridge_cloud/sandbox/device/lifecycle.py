@@ -1,6 +1,6 @@
 """The life of one component: its states, its steps run as processes, three strikes, and an orderly end.
 
-NEW -> (install) -> INSTALLED -> STARTING -> RUNNING -> FINISHED       exit 0
+NEW -> (install) -> INSTALLED -> STARTING -> RUNNING -> FINISHED       exit 0 (of startup: it stays RUNNING)
                                      ^           |
                                      +- ERRORED -+-> BROKEN            three failures within the hour
 any -> STOPPING -> the end
@@ -15,11 +15,12 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hybridge_cloud.sandbox.device import notify
 from hybridge_cloud.sandbox.device.mode import Limits, Mode
-from hybridge_cloud.sandbox.device.processes import Ledger, Process, kill_marked, launch
+from hybridge_cloud.sandbox.device.processes import Ledger, Process, end_marked, launch
 from hybridge_edge.contract.errors import HybridgeError
 
 _log = logging.getLogger(__name__)
@@ -127,7 +128,10 @@ class Component:
         self._presence = surroundings.presences.setdefault(plan.name, Presence())
         self._failures: deque[float] = deque(maxlen=surroundings.limits.strikes)
         self._process: Process | None = None
+        self._left: Process | None = None
+        """A `startup` step that succeeded, whose children may live."""
         self._restart = asyncio.Event()
+        self._asked = False
         self._life: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -149,7 +153,15 @@ class Component:
         if self._process is not None:
             await self._process.stop(self._around.limits.stop_within)
         self._process = None
-        await self._sweep()
+        await self._sweep(self._around.limits.stop_within if "startup" in self.plan.steps else 0.0)
+
+    def restart(self) -> bool:
+        """Start it again, as somebody asked; whether there was anything to start again."""
+        if self.status not in (Status.STARTING, Status.RUNNING):
+            return False
+        self._asked = True
+        self._restart.set()
+        return True
 
     def report(self, status: str) -> None:
         """The component's own word (UpdateState): classic follows it, lite takes note and does nothing."""
@@ -193,12 +205,48 @@ class Component:
             presence = self._around.presences.get(name)
             if presence is not None:
                 await presence.up.wait()
+        startup = self.plan.steps.get("startup")
+        if startup is not None and not startup.skipped:
+            return await self._start_up(startup)
         run = self.plan.steps.get("run")
         if run is None or run.skipped:
             self._set(Status.FINISHED)
             self._presence.set(True)
             return False
         return await self._run(run)
+
+    async def _start_up(self, step: Command) -> bool:
+        """One life of a component whose `startup` leaves something running; whether there is to be another."""
+        limits = self._around.limits
+        self._restart.clear()
+        self._set(Status.STARTING)
+        within = step.timeout or limits.install_within
+        if self._around.mode is Mode.LITE:
+            async with notify.listening() as ready:
+                environment = {**step.environment, notify.VARIABLE: ready.address}
+                told = replace(step, script=step.script + notify.LAST_LINE, environment=environment)
+                good = await self._step("startup", told, within, leaves=True)
+            if good and not ready.said:
+                self.reason, good = "startup ended without systemd-notify --ready", False
+        else:
+            good = await self._step("startup", step, within, leaves=True)
+        if not good:
+            await self._sweep(limits.stop_within)
+            return await self._failed()
+        self._set(Status.RUNNING)
+        self._presence.set(True)
+        await self._interruption()
+        self._presence.set(False)
+        await self._sweep(limits.stop_within)
+        return await self._again()
+
+    async def _again(self) -> bool:
+        """After an interruption: a failure that the component reported, or nothing that counts against it."""
+        if self._restart.is_set() and not self._asked:
+            return await self._failed()
+        self._asked = False
+        self._set(Status.INSTALLED)
+        return True
 
     async def _run(self, step: Command) -> bool:
         self._restart.clear()
@@ -217,10 +265,7 @@ class Component:
             self._presence.set(False)
             await process.stop(self._around.limits.stop_within)
             self._process = None
-            if self._restart.is_set():
-                return await self._failed()
-            self._set(Status.INSTALLED)
-            return True
+            return await self._again()
         self._process = None
         await self._sweep()
         code = ended.result()
@@ -258,9 +303,9 @@ class Component:
         await asyncio.sleep(limits.restart_after)
         return True
 
-    async def _step(self, name: str, step: Command, within: float) -> bool:
+    async def _step(self, name: str, step: Command, within: float, *, leaves: bool = False) -> bool:
         """Run a step to its end; whether it succeeded in time."""
-        process = await self._launch(name, step)
+        process = await self._launch(name, step, leaves=leaves)
         try:
             code = await asyncio.wait_for(process.wait(), within)
         except TimeoutError:
@@ -270,21 +315,32 @@ class Component:
         except asyncio.CancelledError:
             await process.stop(self._around.limits.stop_within)
             raise
+        if leaves and code == 0:
+            self._left = process
         if code != 0:
             self.reason = f"{name} ended with {_ending(code)}"
         return code == 0
 
-    async def _launch(self, name: str, step: Command) -> Process:
+    async def _launch(self, name: str, step: Command, *, leaves: bool = False) -> Process:
         _log.info("%s %s: %s", self.plan.name, self.plan.version, name)
         limits = self._around.limits
         return await launch(
-            step.script, self.plan.folder, step.environment, self.plan.log, limits.log_bytes, self._around.ledger
+            step.script,
+            self.plan.folder,
+            step.environment,
+            self.plan.log,
+            limits.log_bytes,
+            self._around.ledger,
+            leaves=leaves,
         )
 
-    async def _sweep(self) -> None:
-        """End what left the process group, as a nucleus does by its control group."""
+    async def _sweep(self, within: float = 0.0) -> None:
+        """End what left the process group, as a nucleus does by its control group; SIGTERM first if ``within``."""
         if self.plan.token:
-            await asyncio.to_thread(kill_marked, "SVCUID", self.plan.token)
+            await asyncio.to_thread(end_marked, "SVCUID", self.plan.token, within)
+        left, self._left = self._left, None
+        if left is not None:
+            await left.drained()
 
     def _is_running(self) -> None:
         if self.status is Status.STARTING:

@@ -55,6 +55,12 @@ class Limits:
     connections: int = 64
     streams: int = 256
     """Open streams of one IPC connection."""
+    defer_within: float = 60.0
+    """How long a component may take to say whether an update must wait, where the deployment does not say; classic."""
+    validate_within: float = 30.0
+    """How long a component may take to judge a configuration, where the deployment does not say; classic."""
+    execute_cut: bool = False
+    """Run a script that nucleus lite would cut as lite does, cut, instead of refusing it."""
 
 
 _LIMITS = {

@@ -84,6 +84,9 @@ class MqttLink:
         self._client.disconnect()
         self._client.loop_stop()
 
+    def is_connected(self) -> bool:
+        return self._client.is_connected()
+
     def publish(self, topic: str, payload: bytes, qos: int) -> None:
         """Hand a message to the connection. Raises Unavailable when it cannot be queued."""
         from paho.mqtt.enums import MQTTErrorCode

@@ -1,4 +1,4 @@
-"""What IPC operations do: those that both nuclei serve. Every other one answers ServiceError."""
+"""What IPC operations do: configuration, messages, state. Those that change the device are in administration.py."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hybridge_cloud.sandbox.device.administration import Administration
 from hybridge_cloud.sandbox.device.authorize import MQTT, PUBSUB, allowed, matches
 from hybridge_cloud.sandbox.device.components import Components
 from hybridge_cloud.sandbox.device.configuration import Tree, changed_paths, find
@@ -44,7 +45,7 @@ class _Listener:
 class Operations:
     """Serves the operations of all components; lives on the event loop's thread."""
 
-    def __init__(self, components: Components, configurations: Configurations) -> None:
+    def __init__(self, components: Components, configurations: Configurations, administration: Administration) -> None:
         self._components = components
         self._configurations = configurations
         self.mqtt: MqttLink | None = None
@@ -61,12 +62,14 @@ class Operations:
             "PublishToIoTCore": self._publish_core,
             "SubscribeToIoTCore": self._subscribe_core,
             "UpdateState": self._update_state,
+            **administration.handlers(),
         }
+        self._refusal = administration.refusal
 
     async def __call__(self, name: str, request: Mapping[str, Any], stream: Stream) -> Answer:
         operation = self._known.get(name)
         if operation is None:
-            raise Denied("ServiceError", f"This core device does not serve {name}.")
+            raise self._refusal(name)
         return await operation(request, stream)
 
     def configured(self, component: str, before: Tree, after: Tree) -> None:

@@ -71,8 +71,16 @@ class Ledger:
 class Process:
     """One running script; ``code`` is its exit status, negative for a signal, once ``ended`` is set."""
 
-    def __init__(self, child: asyncio.subprocess.Process, log: Log, ledger: Ledger, output: asyncio.Task[None]) -> None:
+    def __init__(
+        self,
+        child: asyncio.subprocess.Process,
+        log: Log,
+        ledger: Ledger,
+        output: asyncio.Task[None],
+        leaves: bool,
+    ) -> None:
         self._child = child
+        self._leaves = leaves
         self._log = log
         self._ledger = ledger
         self._output = output
@@ -80,7 +88,7 @@ class Process:
         self._end = asyncio.create_task(self._wait())
 
     async def wait(self) -> int:
-        """The exit status; no member of the process group lives on after this."""
+        """The exit status; no member of the process group lives on after this, unless it ``leaves`` some."""
         return await asyncio.shield(self._end)
 
     async def stop(self, within: float) -> int:
@@ -92,8 +100,16 @@ class Process:
             _signal(self.pid, signal.SIGKILL)
             return await self.wait()
 
+    async def drained(self) -> None:
+        """Wait, bounded, for the last output of what a script left, once that has ended."""
+        await asyncio.wait([self._output], timeout=_LAST_OUTPUT)
+
     async def _wait(self) -> int:
         code = await self._child.wait()
+        if self._leaves and code == 0:
+            self._output.add_done_callback(lambda _: self._log.close())
+            self._ledger.remove(self.pid)
+            return code
         if _signal(self.pid, signal.SIGKILL):  # what the script left in its group
             deadline = time.monotonic() + _LAST_OUTPUT
             while _group_lives(self.pid) and time.monotonic() < deadline:
@@ -107,9 +123,20 @@ class Process:
 
 
 async def launch(
-    script: str, folder: Path, environment: Mapping[str, str], log: Path, limit: int, ledger: Ledger
+    script: str,
+    folder: Path,
+    environment: Mapping[str, str],
+    log: Path,
+    limit: int,
+    ledger: Ledger,
+    *,
+    leaves: bool = False,
 ) -> Process:
-    """Run ``sh -c script`` in ``folder`` with exactly this environment and umask 022."""
+    """Run ``sh -c script`` in ``folder`` with exactly this environment and umask 022.
+
+    Args:
+        limit: bytes of its log. leaves: where it succeeds, what it started in the background lives on (``startup``).
+    """
     output = Log(log, limit)
     read_end, write_end = os.pipe()
     try:
@@ -132,7 +159,7 @@ async def launch(
     finally:
         os.close(write_end)
     ledger.add(child.pid)
-    return Process(child, output, ledger, asyncio.create_task(_copy(read_end, output)))
+    return Process(child, output, ledger, asyncio.create_task(_copy(read_end, output)), leaves)
 
 
 async def _copy(read_end: int, log: Log) -> None:
@@ -193,13 +220,25 @@ def stop_orphans(ledger: Ledger, socket: Path, within: float) -> list[int]:
     return sorted(found | rest)
 
 
-def kill_marked(variable: str, value: str) -> None:
-    """SIGKILL to every process of ours with this in its environment, in whatever group it is."""
+def end_marked(variable: str, value: str, within: float = 0.0) -> None:
+    """End every process of ours with this in its environment, in whatever group it is.
+
+    Args:
+        within: seconds from SIGTERM to SIGKILL; 0: SIGKILL at once.
+    """
     mark = f"{variable}={value}".encode()
-    for pid, _, environment in _ours():
-        if mark in environment:
+    deadline = time.monotonic() + within
+    number = signal.SIGTERM if within else signal.SIGKILL
+    while found := [pid for pid, _, environment in _ours() if mark in environment]:
+        for pid in found:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, number)
+        if number is signal.SIGKILL:
+            return
+        while any(start_time(pid) is not None for pid in found) and time.monotonic() < deadline:
+            time.sleep(_GONE_POLL)
+        if time.monotonic() >= deadline:
+            number = signal.SIGKILL
 
 
 def _orphans(recorded: Mapping[int, int], socket: Path) -> Iterator[int]:

@@ -18,8 +18,8 @@ from hybridge_cloud.sandbox.device.mode import Limits, Mode
 from hybridge_edge.contract.errors import InvalidDocument, Refused
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "aarch64", "arm64": "aarch64"}
-STEPS = ("install", "run", "shutdown", "recover")
-_NOT_RUN = {"bootstrap": "restarts the device", "startup": "ends BROKEN on nucleus lite below systemd 253"}
+STEPS = ("install", "startup", "run", "shutdown", "recover")
+_NOT_RUN = {"bootstrap": "restarts the device"}
 _INSTEAD = "Use install and run."
 _LITE_RANGE = re.compile(r"(=|>=|<=|>|<)?\d+\.\d+\.\d+([ ]+(=|>=|<=|>|<)?\d+\.\d+\.\d+)*")
 
@@ -37,7 +37,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """One file of a component; ``digest`` is base64 of its SHA-256, ``unarchive`` ZIP or NONE."""
+    """One file of a component.
+
+    Args:
+        digest: base64 of its SHA-256; "" in a recipe of a local deployment, which brings its files itself.
+        unarchive: ZIP or NONE.
+    """
 
     uri: str
     digest: str
@@ -79,8 +84,24 @@ def architecture() -> str:
     return ARCHITECTURES.get(platform.machine(), platform.machine())
 
 
-def parse(text: bytes, mode: Mode, limits: Limits) -> Recipe:
+def name_and_version(text: bytes) -> tuple[str, str]:
+    """What a recipe calls itself. Raises InvalidDocument."""
+    reader = _Reader(_load(text, Mode.CLASSIC), Mode.CLASSIC)
+    return _identity(reader)
+
+
+def _identity(reader: _Reader) -> tuple[str, str]:
+    name, version = reader.text("ComponentName"), reader.text("ComponentVersion")
+    if not name or not version:
+        raise InvalidDocument("A recipe names no component or no version.", "Write ComponentName and ComponentVersion.")
+    return name, version
+
+
+def parse(text: bytes, mode: Mode, limits: Limits, *, local: bool = False) -> Recipe:
     """Read a YAML or JSON recipe as the given nucleus does, and pick the manifest for this machine.
+
+    Args:
+        local: it came with a local deployment: its artifacts need no digest.
 
     Raises:
         InvalidDocument: the nucleus would refuse it. Refused: the local core device cannot follow it.
@@ -90,9 +111,7 @@ def parse(text: bytes, mode: Mode, limits: Limits) -> Recipe:
             f"A recipe of {len(text)} bytes is over the {limits.recipe_bytes} of nucleus {mode}.", "Shorten it."
         )
     reader = _Reader(_load(text, mode), mode)
-    name, version = reader.text("ComponentName"), reader.text("ComponentVersion")
-    if not name or not version:
-        raise InvalidDocument("A recipe names no component or no version.", "Write ComponentName and ComponentVersion.")
+    name, version = _identity(reader)
     if reader.get("Lifecycle") is not None:
         raise Refused(f"{name}: a Lifecycle outside Manifests is not run here.", "Write it inside each manifest.")
     default = reader.below("ComponentConfiguration").get("DefaultConfiguration")
@@ -105,7 +124,7 @@ def parse(text: bytes, mode: Mode, limits: Limits) -> Recipe:
         tuple(_dependencies(reader, name, mode)),
         _environment(lifecycle),
         _steps(lifecycle, name, mode),
-        tuple(_artifacts(manifest, name)),
+        tuple(_artifacts(manifest, name, local)),
     )
 
 
@@ -250,7 +269,7 @@ def _seconds(value: object, name: str, step: str) -> float | None:
     return seconds
 
 
-def _artifacts(manifest: _Reader, name: str) -> list[Artifact]:
+def _artifacts(manifest: _Reader, name: str, local: bool) -> list[Artifact]:
     found = []
     for item in manifest.many("Artifacts"):
         uri, unarchive = item.text("Uri"), item.text("Unarchive", "NONE").upper()
@@ -265,7 +284,7 @@ def _artifacts(manifest: _Reader, name: str) -> list[Artifact]:
         if unarchive not in ("ZIP", "NONE"):
             raise Refused(f"{name}: Unarchive {unarchive} is not known here.", "Use ZIP or NONE.")
         algorithm = item.text("Algorithm", "SHA-256").upper()
-        if algorithm != "SHA-256" or not item.text("Digest"):
+        if algorithm != "SHA-256" or not (item.text("Digest") or local):
             raise InvalidDocument(f"{name}: the artifact {uri!r} has no SHA-256 digest.", "Create the version again.")
         executable = item.below("Permission").text("Execute", "NONE").upper() != "NONE"
         found.append(Artifact(uri, item.text("Digest"), unarchive, executable))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hybridge_cloud.sandbox.device.cloud_link import CloudLink
+from hybridge_cloud.sandbox.control import versions
+from hybridge_cloud.sandbox.device.cloud_link import Cloud, Resolved
 from hybridge_cloud.sandbox.device.environment import TOKEN_EXCHANGE
 from hybridge_cloud.sandbox.device.mode import Limits, Mode
 from hybridge_cloud.sandbox.device.recipe import Recipe, architecture, parse
@@ -46,8 +47,17 @@ def merge_roots(targets: Mapping[str, Target]) -> dict[str, tuple[str, str]]:
     return roots
 
 
-def resolve(roots: Mapping[str, tuple[str, str]], cloud: CloudLink, mode: Mode, limits: Limits) -> dict[str, Found]:
+def resolve(
+    roots: Mapping[str, tuple[str, str]],
+    cloud: Cloud,
+    mode: Mode,
+    limits: Limits,
+    local: Mapping[tuple[str, str], bytes] | None = None,
+) -> dict[str, Found]:
     """Ask the cloud for each component until every requirement of every chosen recipe is met.
+
+    Args:
+        local: recipes that local deployments brought, by name and version; they go before the cloud's.
 
     Raises:
         Refused: a component has no version that meets all, or its recipe is refused. Unavailable: no answer.
@@ -62,14 +72,31 @@ def resolve(roots: Mapping[str, tuple[str, str]], cloud: CloudLink, mode: Mode, 
         if not open_names:
             return chosen
         name = open_names[0]
-        answer = cloud.resolve(name, "", needed[name], platform)
-        recipe = parse(answer.recipe, mode, limits)
+        answer = _on_device(name, needed[name], local or {})
+        recipe = parse(answer.recipe, mode, limits, local=True) if answer is not None else None
+        if answer is None or recipe is None:
+            answer = cloud.resolve(name, "", needed[name], platform)
+            recipe = parse(answer.recipe, mode, limits)
         if (recipe.name, recipe.version) != (name, answer.version):
             raise InvalidDocument(
                 f"The recipe given for {name} {answer.version} is of {recipe.name} {recipe.version}.", "Publish again."
             )
         chosen[name], asked[name] = Found(recipe, answer.recipe), needed[name]
     raise Refused("The deployment's components do not settle on versions.", "Loosen their version requirements.")
+
+
+def _on_device(name: str, requirements: Mapping[str, str], local: Mapping[tuple[str, str], bytes]) -> Resolved | None:
+    """The newest version that a local deployment brought and that meets all requirements."""
+    try:
+        fitting = [
+            version
+            for found, version in local
+            if found == name and all(versions.satisfies(version, wanted) for wanted in requirements.values())
+        ]
+        newest = max(fitting, key=versions.key, default=None)
+    except ValueError as error:
+        raise InvalidDocument(f"{name}: {error}.", "Write semantic versions, and ranges of them.") from None
+    return None if newest is None else Resolved(name, newest, local[name, newest])
 
 
 def _requirements(roots: Mapping[str, tuple[str, str]], chosen: Mapping[str, Found]) -> dict[str, dict[str, str]]:
