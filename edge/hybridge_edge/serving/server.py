@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -22,6 +21,7 @@ from hybridge_edge.serving.contents import MAX_MESSAGE_BYTES
 from hybridge_edge.serving.protocol import SERVICE, Protocol, handlers
 from hybridge_edge.serving.repository import Repository
 from hybridge_edge.serving.service import Service
+from hybridge_edge.serving.threads import Threads
 
 MIN_MESSAGE_BYTES = 16 * 1024 * 1024
 """A message may be as large as this, or as a full batch of the largest model that is loaded at the start, up to
@@ -65,7 +65,7 @@ class _Transport:
     ) -> None:
         self._streams = protocol.streams
         self._server = grpc.server(
-            ThreadPoolExecutor(threads, thread_name_prefix=f"{name}-infer"),
+            Threads(threads, f"{name}-infer"),
             options=(
                 *_OPTIONS,
                 ("grpc.max_receive_message_length", max_message_bytes),
@@ -76,9 +76,9 @@ class _Transport:
         )
         verbs = handlers(
             protocol,
-            ThreadPoolExecutor(HEALTH_THREADS, thread_name_prefix=f"{name}-health"),
-            ThreadPoolExecutor(OTHER_THREADS, thread_name_prefix=f"{name}-other"),
-            ThreadPoolExecutor(STREAMS + 1, thread_name_prefix=f"{name}-stream"),  # one tells the next that it is full
+            Threads(HEALTH_THREADS, f"{name}-health"),
+            Threads(OTHER_THREADS, f"{name}-other"),
+            Threads(STREAMS + 1, f"{name}-stream"),  # one tells the next that it is full
         )
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, verbs),))
         self._server.add_registered_method_handlers(SERVICE, verbs)
