@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-LONGEST = "test_loop.py"
+LONGEST = ("test_loop.py", "test_readme.py", "test_install.py", "test_deploy.py", "test_power_cut.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name != LONGEST)
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))

@@ -16,6 +16,7 @@ from hybridge_cloud.sandbox import lifecycle, processes
 from hybridge_cloud.sandbox.folder import MARK_VARIABLE, SandboxFolder, State, environment
 from hybridge_edge.contract.trust_document import TRUST_VARIABLE
 
+TRIES = 5
 HYBRIDGE = [sys.executable, "-c", "from hybridge_cloud.cli import main; main()"]
 
 
@@ -32,10 +33,15 @@ def quiet(folder: SandboxFolder) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_start_that_is_interrupted_leaves_no_process(folder: SandboxFolder, number: signal.Signals) -> None:
     command = [*HYBRIDGE, "sandbox", "up", "--dir", str(folder.root)]
-    up = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert processes.wait_until(lambda: len(processes.belonging(folder)) > 1, 30)  # the account has begun
-    up.send_signal(number)
-    assert "Traceback" not in up.communicate(timeout=60)[1]
+    for _ in range(TRIES):
+        up = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        assert processes.wait_until(lambda: len(processes.belonging(folder)) > 1, 30)  # the account has begun
+        up.send_signal(number)
+        assert "Traceback" not in up.communicate(timeout=60)[1]
+        if up.returncode != 0:
+            break
+        assert lifecycle.down(folder), "on a busy machine it was up before the signal came"
+    assert up.returncode != 0, "never interrupted"
     assert quiet(folder)
     assert lifecycle.status(folder).state == "down"
 
