@@ -1,4 +1,4 @@
-"""The longest first: two processes share the files of tests, and neither shall wait for the other's last one."""
+"""The longest first: processes share the files of tests, and none shall wait for another's last one."""
 
 from __future__ import annotations
 
