@@ -87,9 +87,7 @@ class Environment:
 ENVIRONMENTS = {
     environment.name: environment
     for environment in (
-        Environment(
-            "hybridge", (), 212, _PROJECT / "locks" / "edge-amd64-py311.txt"
-        ),  # what a device's wheels are made from
+        Environment("hybridge", (), 212, _PROJECT / "locks" / "edge-amd64-py311.txt"),  # as on a device
         Environment("kserve", ("kserve==0.21.0",), 385),
         Environment("mlserver", ("mlserver==1.7.1",), 307),
         Environment("litserve", ("litserve==0.2.19",), 176),

@@ -97,12 +97,15 @@ class OnnxEngine:
         options.log_severity_level = _ERRORS_ONLY
         # Spinning wins microseconds on an idle machine and takes a core from the sensors on a busy one.
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
-        self._features = _session(package, variant.features, options, provider)
-        self._model = _session(package, variant.model, options, provider)
+        features = package.read(variant.features)
+        self._features = _session(features, variant.features, options, provider)
+        self._model = _session(package.read(variant.model), variant.model, options, provider)
         _check_signature(variant.features, self._features, manifest.inputs, manifest.features)
         _check_signature(variant.model, self._model, manifest.features, manifest.outputs)
-        self._handed_on = _handed_on(package, variant.features, manifest.inputs)
-        self._features = _with_bytes(self._features, manifest.inputs, manifest.features)
+        self._handed_on = _handed_on(features, manifest.inputs)
+        # Looked at and never run: what it holds need not stay.
+        self._features = None if self._handed_on else _with_bytes(self._features, manifest.inputs, manifest.features)
+        del features
         self._model = _with_bytes(self._model, manifest.features, manifest.outputs)
         return_freed()
         self._feature_names = [spec.name for spec in manifest.features]
@@ -141,13 +144,12 @@ class OnnxEngine:
         del self._features, self._model
 
 
-def _session(package: Package, path: str, options: Any, provider: str) -> Any:
+def _session(content: bytes, path: str, options: Any, provider: str) -> Any:
     """A session on ``provider``, which takes what that one cannot run to the CPU by itself, node by node.
 
     Raises:
         ProviderFailed: the graph cannot be loaded there, or the runtime quietly took another provider.
     """
-    content = package.read(path)
     try:
         # Without this the Python binding prints to stdout and takes the CPU, and nobody hears of it.
         session = onnxruntime.InferenceSession(content, options, providers=[provider], enable_fallback=0)
@@ -177,12 +179,11 @@ class _BytesSession:
         return [_each(str.encode, array) if array.dtype.hasobject else array for array in found]
 
 
-def _handed_on(package: Package, path: str, inputs: Sequence[TensorSpec]) -> dict[str, str]:
+def _handed_on(content: bytes, inputs: Sequence[TensorSpec]) -> dict[str, str]:
     """Which raw input each feature is, where the features are the raw inputs: then no graph need run to say so.
 
     Whoever brings a graph of the whole way from raw input to answer has such features. {} where a graph has to run.
     """
-    content = package.read(path)
     if len(content) > _PLAIN_BYTES or any(spec.datatype == BYTES for spec in inputs):
         return {}
     try:

@@ -31,7 +31,10 @@ def image(make_package: Callable[..., Path], signer: Any, tmp_path_factory: pyte
                "--trust", signer.trust_file, "--component", "SampleUplink"]  # fmt: skip
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"left 1\.0\.0\nright 2\.0\.0\nhybridge\.SampleUplink [\d.]+: [\d.]+ MB\n", done.stdout)
+    assert re.match(
+        r"(Downloading \d+ wheels, [\d.]+ MB, for [^\n]+\n)?left 1\.0\.0\nright 2\.0\.0\nhybridge\.SampleUplink [\d.]+: [\d.]+ MB\n",
+        done.stdout,
+    )
     return out
 
 

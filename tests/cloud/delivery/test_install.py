@@ -249,9 +249,6 @@ def test_the_python_that_there_are_wheels_for_is_found_beside_another(
     assert "holds 0 wheels of pip" in install("SampleUplink", wheels).stderr
 
 
-@pytest.mark.skipif(
-    not os.environ.get("HYBRIDGE_TEST_DOWNLOADS"), reason="HYBRIDGE_TEST_DOWNLOADS=1 fetches an old onnxruntime too"
-)
 def test_a_device_s_own_onnxruntime_and_numpy_are_used_where_asked_and_tried_first(
     install: Installer, unpack: Callable[..., Path], device_python: DevicePython
 ) -> None:
