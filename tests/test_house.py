@@ -160,3 +160,16 @@ def test_nothing_listens_beyond_loopback_by_its_source() -> None:
         for path in folder.rglob("*"):
             if path.suffix in {".py", ".yaml", ".yml", ".json"} and path.name != "loopback.py":
                 assert not wide.search(path.read_text()), path
+
+
+def test_a_module_that_leaves_the_environment_changed_is_noticed(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conftest = request.config.pluginmanager.get_plugin(str(ROOT / "tests" / "conftest.py"))
+    for changed in (False, True):
+        if changed:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        hook = conftest.pytest_runtest_teardown(request.node, None)
+        next(hook)
+        with pytest.raises(AssertionError if changed else StopIteration):
+            next(hook)

@@ -6,7 +6,7 @@ import functools
 import json
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,49 +16,12 @@ from botocore.config import Config
 
 from hybridge_cloud.aws import session
 from hybridge_cloud.sandbox import things
-from hybridge_cloud.sandbox.lifecycle import RunningSandbox, running
-
-BUILDSPECS = {
-    "green": """
-version: 0.2
-env: {variables: {GREETING: hello}}
-phases:
-  install: {commands: ["export CARRIED=over"]}
-  build:
-    commands:
-      - echo "$GREETING $DATASET $CARRIED $CODEBUILD_BUILD_ID"
-      - test "$CARRIED" = over
-      - cat source.txt
-      - cp source.txt "$RESULT"
-      - echo "$DATASET" >> "$RESULT"
-  post_build: {commands: ['echo "succeeding=$CODEBUILD_BUILD_SUCCEEDING $CARRIED" >> "$RESULT"']}
-""",
-    "red": """
-version: 0.2
-phases:
-  build: {commands: ["echo this goes wrong", "false", "touch $RESULT.never"]}
-  post_build: {commands: ['echo "succeeding=$CODEBUILD_BUILD_SUCCEEDING" > "$RESULT"']}
-""",
-    "slow": """
-version: 0.2
-phases:
-  build: {commands: ['touch "$RESULT"', "sleep 300"]}
-""",
-}
+from hybridge_cloud.sandbox.lifecycle import RunningSandbox
 
 
 @pytest.fixture(scope="session")
-def buildspecs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("buildspecs")
-    for name, text in BUILDSPECS.items():
-        (folder / f"{name}.yml").write_text(text)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def sandbox(buildspecs: Path) -> Iterator[RunningSandbox]:
-    with running(buildspecs=str(buildspecs)) as started:
-        yield started
+def sandbox(sandbox_apart: RunningSandbox) -> RunningSandbox:
+    return sandbox_apart
 
 
 @pytest.fixture(scope="session")

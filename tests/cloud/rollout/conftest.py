@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import threading
 import urllib.request
 import uuid
@@ -26,7 +25,7 @@ from hybridge_cloud.rollout import record as rollouts
 from hybridge_cloud.rollout.lease import wall_clock
 from hybridge_cloud.rollout.plan import Limits, Plan, Wave
 from hybridge_cloud.rollout.record import Record
-from hybridge_cloud.sandbox.lifecycle import RunningSandbox, running
+from hybridge_cloud.sandbox.lifecycle import RunningSandbox
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import sha256
 from hybridge_edge.contract.examination import Golden, GoldenTensor
@@ -71,25 +70,23 @@ def digest(model: str, version: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def sandbox() -> Iterator[RunningSandbox]:
-    """An account with the components of two models, three versions each; AWS_* and HYBRIDGE_BUCKET point at it."""
-    with running() as sandbox:
-        before = dict(os.environ)
-        os.environ.update(sandbox.environment)
-        try:
-            greengrass.create_component(recipe(SERVER, "1.0.0"))
-            for model in MODELS:
-                for version in VERSIONS:
-                    greengrass.create_component(recipe(f"hybridge.model.{model}", version))
-                    one = digest(model, version)
-                    record = RegistryRecord(model, version, one, one, digest(model, "features"), "any", "now")
-                    registry.add(Bucket(sandbox.bucket), record)
-                    key = names.package_key(model, version, MANIFEST_FILE)
-                    Bucket(sandbox.bucket).put(key, manifest(model, version).to_bytes())
-            yield sandbox
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+def _stocked(sandbox_apart: RunningSandbox) -> None:
+    """Put the components of two models, three versions each, into the account."""
+    with session.using(sandbox_apart.environment):
+        greengrass.create_component(recipe(SERVER, "1.0.0"))
+        for model in MODELS:
+            for version in VERSIONS:
+                greengrass.create_component(recipe(f"hybridge.model.{model}", version))
+                one = digest(model, version)
+                record = RegistryRecord(model, version, one, one, digest(model, "features"), "any", "now")
+                registry.add(Bucket(sandbox_apart.bucket), record)
+                key = names.package_key(model, version, MANIFEST_FILE)
+                Bucket(sandbox_apart.bucket).put(key, manifest(model, version).to_bytes())
+
+
+@pytest.fixture(scope="module")
+def sandbox(_stocked: None, sandbox_here: RunningSandbox) -> RunningSandbox:
+    return sandbox_here
 
 
 def recipe(name: str, version: str) -> bytes:
@@ -212,7 +209,7 @@ class Fleet:
         return Wanted(version, json.dumps(merge) if merge else "")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def make_fleets(sandbox: RunningSandbox) -> Callable[..., Fleet]:
     """Makes a fleet: ``make_fleet(0, 1, 1)`` has one device in ring 0 and two in ring 1."""
 

@@ -69,15 +69,6 @@ def private() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.fixture(scope="session")
-def sandbox(sandbox: lifecycle.RunningSandbox) -> Iterator[lifecycle.RunningSandbox]:
-    """The one sandbox of all these tests, in the environment too."""
-    with pytest.MonkeyPatch.context() as patch:
-        for key, value in sandbox.environment.items():
-            patch.setenv(key, value)
-        yield sandbox
-
-
 class Account:
     """What a test publishes and deploys, with boto3 alone."""
 
@@ -186,9 +177,9 @@ class Account:
         }
 
 
-@pytest.fixture(scope="session")
-def account(sandbox: lifecycle.RunningSandbox) -> Account:
-    return Account(sandbox)
+@pytest.fixture(scope="module")
+def account(sandbox_here: lifecycle.RunningSandbox) -> Account:
+    return Account(sandbox_here)
 
 
 class Running:
