@@ -15,6 +15,7 @@ from types import TracebackType
 from hybridge_edge.contract.errors import ModelNotFound
 from hybridge_edge.contract.manifest import Manifest
 from hybridge_edge.engine import Engine
+from hybridge_edge.serving.batching import Batching
 from hybridge_edge.serving.evidence import Paired, Tally
 from hybridge_edge.serving.guards import Constancy
 from hybridge_edge.serving.signature import Signature
@@ -28,8 +29,8 @@ class Resident:
     """A model in memory.
 
     Attributes:
-        trial: marks its runs. tally: counts since it answers. overruns, failures: runs in a row that
-            the watchdog ended, and that an accelerator did not do.
+        batching: how many rows a run takes. trial: marks its runs. tally: counts since it answers.
+        overruns, failures: runs in a row that the watchdog ended, and that an accelerator did not do.
         against: digest of the version it took over from, "" for none. paired: what the probes said of the two.
         put_back: it answers again after another version did. since: when it began to answer, monotonic seconds.
         heard: when a hand-over last asked for it anew, monotonic seconds.
@@ -41,6 +42,7 @@ class Resident:
         self.engine = engine
         self.signature = Signature(manifest)
         self.trial = trial or unmarked()
+        self.batching = Batching(manifest.max_batch if self.signature.batched else 1)
         self.constancy = Constancy(manifest.guards)
         self.overruns = self.failures = 0
         self.leases = 0

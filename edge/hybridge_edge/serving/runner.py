@@ -58,7 +58,7 @@ class Runner:
             the run. Anything else is the engine's.
         """
         together = resident.signature.batched
-        ticket = Ticket(call, resident if together else None, rows, resident.manifest.max_batch, inputs)
+        ticket = Ticket(call, resident if together else None, rows, resident.batching.most, inputs)
         ran: Ran = self.gate.run(ticket, lambda tickets: self._execute(resident, tickets))
         return ran
 
@@ -119,6 +119,8 @@ class Runner:
             with resident.trial:
                 result = resident.engine.run(inputs, run.stop)
             resident.failures = 0
+            if resident.signature.batched:
+                resident.batching.learn(len(next(iter(inputs.values()))), result.features_us + result.infer_us)
             return result
         except Exception as error:
             if run.stop.asked:
