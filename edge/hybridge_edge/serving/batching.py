@@ -1,7 +1,7 @@
 """How many rows one run of a model shall take: more only as long as that makes a row cheaper, on this device.
 
 On an accelerator, and for a small model anywhere, a run costs nearly the same for one row as for many. A convolution
-that fills a processor's caches with one row is dearer by the row with sixteen, and makes everybody in the batch wait for
+that fills a processor's caches with one row is dearer by the row with sixteen, and everybody in the batch waits for
 all of it. No table could know which is which on which device, so every run is a measurement.
 """
 
