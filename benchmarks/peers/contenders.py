@@ -67,6 +67,14 @@ CONTENDERS = (
         ("hybridge", "onnxruntime", "grpcio", "numpy"),
     ),
     Contender(
+        "bare grpcio",
+        "grpcio's own server, a handler of ten lines over onnxruntime, in our environment: no check, no limit",
+        "hybridge",
+        (Row("bare grpcio, TCP", UNARY, OUR_TCP), Row("bare grpcio, Unix socket", UNARY, OUR_UNIX)),
+        launches.bare,
+        ("onnxruntime", "grpcio", "numpy"),
+    ),
+    Contender(
         "kserve",
         "KServe's Python model server, a Model class over onnxruntime",
         "kserve",

@@ -23,6 +23,8 @@ from peers.servers.session import Served, Task
 
 BENCHMARKS = Path(__file__).resolve().parent.parent
 OUR_TCP, OUR_UNIX = "tcp", "unix"
+BARE_SOCKET = "bare"
+"""As peers.servers.bare_server names it, which only an environment with grpcio can import."""
 _LOOPBACK = "127.0.0.1"
 
 
@@ -80,6 +82,14 @@ def ours(scene: Scene) -> Launch:
     unix = f"unix:{scene.folder / 'run' / runtime.INFERENCE_SOCKET}"
     command = our_server.command(scene.folder, tcp, str(_python(scene, "hybridge")))
     return Launch(command, {**environment, "PYTHONPATH": str(OUR_SOURCES)}, {OUR_TCP: tcp, OUR_UNIX: unix})
+
+
+def bare(scene: Scene) -> Launch:
+    python, task = _python(scene, "hybridge"), scene.task()
+    command = [str(python), "-m", "peers.servers.bare_server", str(task)]
+    environment = surroundings(PYTHONPATH=f"{BENCHMARKS}:{OUR_SOURCES}")
+    targets = {OUR_TCP: f"{_LOOPBACK}:{scene.ports[0]}", OUR_UNIX: f"unix:{task.parent / BARE_SOCKET}"}
+    return Launch(command, environment, targets)
 
 
 def program(environment: str, module: str) -> Callable[[Scene], Launch]:
