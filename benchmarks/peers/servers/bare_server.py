@@ -1,4 +1,4 @@
-"""What grpcio itself costs: its server, a handler of a few lines, onnxruntime. python -m peers.servers.bare_server TASK.
+"""What grpcio itself costs: its server, a handler of ten lines, onnxruntime. python -m peers.servers.bare_server TASK.
 
 No check, no limit, no answer to a mistake: the floor under every Python server over grpcio that runs a model in the
 thread that took the call. Listens on the task's port and on the Unix socket ``bare`` beside the task.
