@@ -52,10 +52,17 @@ def main() -> int:
     try:
         settings = ServeSettings.from_json(sys.argv[2])
         logs.configure(settings.log_format)
-        return serve(settings)
+        code = serve(settings)
     except HybridgeError as error:
         print(f"hybridge-edge: {error}", file=sys.stderr)
         return error.exit_code
+    # Everything of ours is closed. Taking grpc apart would cancel what callers ask in this very moment; the end of the
+    # process ends their connections, which they know to be UNAVAILABLE.
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def serve(settings: ServeSettings) -> int:
@@ -141,7 +148,7 @@ def serve(settings: ServeSettings) -> int:
         activation.resume()
         signal.sigwait(_STOPS)
     finally:
-        server.stop(DRAIN_S)
+        server.drain(DRAIN_S)
         nucleus.close()
         management.close()
         watched.close()

@@ -8,6 +8,7 @@ threads of each answer nothing but health.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,8 @@ LOCAL_THREADS = 96
 """For single inferences: more than the gate lets wait and run, so that it and nobody else refuses."""
 NETWORK_THREADS = 16
 """For the same from the network: what the front lets in of one host. The rest waits before it costs anything."""
+ANSWERS_LEAVE_S = 0.05
+"""For what a verb has answered already and grpc has not written yet."""
 CLOSE_S = 1.0
 """For what is under way once inferences have ended."""
 STREAMS = 16
@@ -95,6 +98,9 @@ class _Transport:
     def start(self) -> None:
         self._server.start()
 
+    def refuse_streams(self) -> None:
+        self._streams.refuse()
+
     def stop(self, grace_s: float) -> Callable[[], None]:
         """Begin to stop; what is returned waits for the end of it."""
         stopped = self._server.stop(grace_s)
@@ -145,8 +151,21 @@ class InferenceServer:
         for transport in self._transports:
             transport.start()
 
+    def drain(self, grace_s: float) -> None:
+        """Take no new inferences, and let running ones end for ``grace_s`` seconds; this process shall end soon.
+
+        What is asked from now on is told UNAVAILABLE, by its verb or, once the process has ended, by the connection's
+        end. grpc's own way to stop is not taken: a call that meets it before a thread has taken it up is CANCELLED,
+        which says that its caller has withdrawn, and which no caller tries again.
+        """
+        self._arrivals.close(grace_s)
+        for transport in self._transports:
+            transport.refuse_streams()
+        time.sleep(ANSWERS_LEAVE_S)
+        self.socket.unlink(missing_ok=True)
+
     def stop(self, grace_s: float) -> None:
-        """Take no new inferences, let running ones end for ``grace_s`` seconds, then close."""
+        """As ``drain``, and then close what is open: for a process that goes on without a server."""
         self._arrivals.close(grace_s)
         for wait in [transport.stop(CLOSE_S) for transport in self._transports]:
             wait()

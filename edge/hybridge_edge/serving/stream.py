@@ -90,6 +90,11 @@ class Streams:
             with self._lock:
                 self._open.discard(stream)
 
+    def refuse(self) -> None:
+        """No new stream, and those that are open end with the next message."""
+        with self._lock:
+            self._stopping = True
+
     def stop(self) -> None:
         """Streams in which nothing is answered end now, the others behind the answer they are at."""
         with self._lock:
