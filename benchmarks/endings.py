@@ -264,7 +264,7 @@ class _Asker(threading.Thread):
 
 def _kill(server: psutil.Popen) -> None:
     """SIGKILL to the server and all that it started, at one moment as far as that can be had."""
-    members = [server]
+    members: list[Any] = [server]
     with suppress(psutil.Error):
         members += server.children(recursive=True)
     for one in members:

@@ -25,7 +25,7 @@ from hybridge_edge.client import Client, InferenceAnswer
 from hybridge_edge.configuration import Configuration
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import canonical, parse
-from hybridge_edge.contract.errors import HybridgeError, ModelNotFound, Overloaded, Unavailable
+from hybridge_edge.contract.errors import DeadlineExceeded, HybridgeError, ModelNotFound, Overloaded, Unavailable
 from hybridge_edge.contract.window import Window
 from hybridge_edge.mqtt import Broker, Connection
 from hybridge_edge.sensors import Source, WindowQueue
@@ -53,6 +53,11 @@ class PipelineCounters:
     unpublished: int = 0
 
 
+def _connect() -> Client:
+    """Without attempts of its own: the pipeline has a window's time for them, and hears of each."""
+    return Client(retry=False)
+
+
 class Publish(Protocol):
     """Sends one result's bytes. Raises HybridgeError where it cannot."""
 
@@ -74,7 +79,7 @@ class Pipeline:
         model: str,
         publish: tuple[Publish, ...],
         *,
-        connect: Callable[[], Client] = Client.connect,
+        connect: Callable[[], Client] = _connect,
         labels: Callable[[str], tuple[str, ...]] = lambda _: (),
     ) -> None:
         self._source = source
@@ -130,7 +135,7 @@ class Pipeline:
                 client = self._client or self._connect()
                 self._client = client
                 answer = client.infer(self._model, inputs, sample_id=window.sample_id, timeout_s=INFER_SECONDS)
-            except (Unavailable, ModelNotFound, Overloaded) as error:
+            except (Unavailable, DeadlineExceeded, ModelNotFound, Overloaded) as error:
                 self._complain(error)
                 self._disconnect()  # a server that comes back may listen elsewhere
                 if time.monotonic() >= end or stop.wait(backoff.wait()):

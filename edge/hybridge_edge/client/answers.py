@@ -1,0 +1,100 @@
+"""What comes back: an answer's arrays and who gave it, or an error of ours in place of a status of grpc's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import grpc
+
+from hybridge_edge.contract.errors import (
+    DeadlineExceeded,
+    HybridgeError,
+    InvalidInput,
+    ModelNotFound,
+    Overloaded,
+    PermissionDenied,
+    Refused,
+    Unavailable,
+    Unimplemented,
+)
+from hybridge_edge.contract.protos import open_inference_pb2 as messages
+from hybridge_edge.engine import Array
+from hybridge_edge.serving import codec
+from hybridge_edge.serving.stream import STATUS
+
+_ERRORS: dict[str, type[HybridgeError]] = {
+    "INVALID_ARGUMENT": InvalidInput,
+    "NOT_FOUND": ModelNotFound,
+    "RESOURCE_EXHAUSTED": Overloaded,
+    "UNAVAILABLE": Unavailable,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "CANCELLED": Unavailable,  # we cancel nothing that is waited for: a server that goes does
+    "PERMISSION_DENIED": PermissionDenied,
+    "UNIMPLEMENTED": Unimplemented,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceAnswer:
+    """Outputs by name, batch first; who answered; times in microseconds as the server measured them.
+
+    ``guard`` says what a guard of the package finds strange in the answer, "" where none does.
+    """
+
+    outputs: dict[str, Array]
+    model: str
+    version: str
+    sample_id: str
+    digest: str
+    provider: str
+    queue_us: int
+    features_us: int
+    infer_us: int
+    total_us: int
+    guard: str = ""
+    copy_us: int = 0
+
+
+def answer_of(response: messages.ModelInferResponse) -> InferenceAnswer:
+    """A response of our server, read. Raises InvalidInput where it contradicts itself."""
+    parameters = response.parameters
+    return InferenceAnswer(
+        outputs=codec.decode_response(response),
+        model=response.model_name,
+        version=response.model_version,
+        sample_id=parameters["sample_id"].string_param,
+        digest=parameters["package_digest"].string_param,
+        provider=parameters["provider"].string_param,
+        queue_us=parameters["queue_us"].int64_param,
+        features_us=parameters["features_us"].int64_param,
+        infer_us=parameters["infer_us"].int64_param,
+        total_us=parameters["total_us"].int64_param,
+        copy_us=parameters["copy_us"].int64_param,
+        guard=parameters["guard"].string_param if "guard" in parameters else "",
+    )
+
+
+def answer_in(response: bytes) -> InferenceAnswer:
+    """The same from bytes."""
+    return answer_of(messages.ModelInferResponse.FromString(response))
+
+
+def answer_in_stream(response: bytes) -> InferenceAnswer:
+    """The answer in a message of a stream. Raises the error that it holds instead."""
+    read = messages.ModelStreamInferResponse.FromString(response)
+    if read.error_message:
+        parameters = read.infer_response.parameters
+        status = parameters[STATUS].string_param if STATUS in parameters else ""
+        raise _ERRORS.get(status, Refused)(read.error_message)
+    return answer_of(read.infer_response)
+
+
+def error_of(error: grpc.RpcError, target: str) -> HybridgeError:
+    """What a failed call says, as an error of ours."""
+    code = error.code()
+    kind = _ERRORS.get(code.name, Refused)
+    if kind is Unavailable:
+        return Unavailable(f"The server at {target} does not answer ({code.name}).", "See hybridge-edge status.")
+    if kind is DeadlineExceeded:
+        return DeadlineExceeded(f"The server at {target} gave no answer in time.", "Allow more, or ask for less.")
+    return kind(str(error.details()))

@@ -1,0 +1,216 @@
+"""The client for threads."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from hybridge_edge import lines
+from hybridge_edge.client import wording
+from hybridge_edge.client.answers import InferenceAnswer, answer_in, answer_in_stream, error_of
+from hybridge_edge.client.attempts import Attempts
+from hybridge_edge.client.labels import FEEDBACK_S, feedback_line, feedback_said
+from hybridge_edge.client.readiness import LOOK_AGAIN_S, LOOK_S, Progress, Watcher, not_ready
+from hybridge_edge.client.streams import Streams
+from hybridge_edge.client.targets import OPTIONS, SERVICE, Targets
+from hybridge_edge.contract.errors import DeadlineExceeded, HybridgeError, Unavailable
+from hybridge_edge.contract.feedback import DEFAULT_SOURCE
+from hybridge_edge.contract.protos import open_inference_pb2 as messages
+from hybridge_edge.engine import Array
+
+DEFAULT_TIMEOUT_S = 10.0
+DEFAULT_STREAMS = 1
+
+
+class _Connection:
+    """A channel to one address, its verbs and its streams."""
+
+    def __init__(self, target: str, streams: int) -> None:
+        self.target = target
+        self._channel = grpc.insecure_channel(target, options=OPTIONS)
+        self.infer = self._channel.unary_unary(f"{SERVICE}ModelInfer")
+        self.streams = Streams(self._channel.stream_stream(f"{SERVICE}ModelStreamInfer"), streams)
+
+    def call(self, verb: str, request: Any, timeout_s: float) -> Any:
+        """A verb of the protocol by its name. Raises HybridgeError."""
+        kind = getattr(messages, f"{verb}Response")
+        method = self._channel.unary_unary(f"{SERVICE}{verb}", type(request).SerializeToString, kind.FromString)
+        try:
+            return method(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise error_of(error, self.target) from None
+
+    def ask(self, request: bytes, until: float, timeout_s: float) -> InferenceAnswer:
+        """One inference, over a stream where one is free. Raises HybridgeError."""
+        stream = self.streams.take()
+        if stream is not None:
+            try:
+                response = stream.ask(request, until)
+            except grpc.RpcError as error:
+                refused = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                self.streams.drop(stream, refused=refused)
+                if stream.late:
+                    raise DeadlineExceeded(f"No answer within {timeout_s:g} s.", "Allow more time.") from None
+                if not refused:
+                    raise error_of(error, self.target) from None
+            except BaseException:  # KeyboardInterrupt: its answer would be the next one's
+                self.streams.drop(stream, refused=False)
+                raise
+            else:
+                self.streams.give_back(stream)
+                return answer_in_stream(response)
+        try:
+            return answer_in(self.infer(request, timeout=timeout_s))
+        except grpc.RpcError as error:
+            raise error_of(error, self.target) from None
+
+    def close(self) -> None:
+        self.streams.close()
+        self._channel.close()
+
+
+class Client:
+    """A connection to one server; safe to share between threads. Close it, or use it in a ``with``.
+
+    Args:
+        target: an address in grpc's form (``unix:/run/hybridge/inference.sock``, ``HOST:PORT``); "" finds this
+            device's server when it is needed, and again when it has been started anew.
+        retry: whether a server that does not answer is asked again, within each call's deadline.
+        streams: how many may be open underneath; 0 makes every request a call of its own.
+    """
+
+    def __init__(self, target: str = "", *, retry: bool = True, streams: int = DEFAULT_STREAMS) -> None:
+        self._targets = Targets(target)
+        self._retry = retry
+        self._streams = streams
+        self._lock = threading.Lock()
+        self._connected: _Connection | None = None
+
+    @classmethod
+    def connect(cls) -> Client:
+        """A client of this device's server, which need not have started yet (see ``wait_ready``)."""
+        return cls()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; a later call makes a new one."""
+        with self._lock:
+            connection, self._connected = self._connected, None
+        if connection is not None:
+            connection.close()
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        *,
+        version: str = "",
+        sample_id: str = "",
+        outputs: Sequence[str] = (),
+        capture: bool = True,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> InferenceAnswer:
+        """Run one request.
+
+        Args:
+            inputs: raw arrays by name, batch first. version: "" for the active one. sample_id: "" chooses one.
+            outputs: those wanted, () for all. capture: whether the device may keep the sample.
+            timeout_s: for everything, attempts and pauses included.
+
+        Raises:
+            InvalidInput, ModelNotFound, Overloaded: as the server says. DeadlineExceeded: no answer in time.
+            Unavailable: no server, or one that does not answer. Refused: anything else that it refuses.
+        """
+        attempts = Attempts(timeout_s, retry=self._retry)
+        sample_id = sample_id or secrets.token_hex(16)
+        while True:
+            left = attempts.left()
+            request = wording.request(
+                model, version, sample_id, inputs, outputs, capture=capture, timeout_us=int(left * 1e6)
+            )
+            try:
+                return self._connection(found_anew=not attempts.first).ask(request, attempts.until, left)
+            except HybridgeError as error:
+                pause = attempts.pause_after(error)
+            time.sleep(pause)
+
+    def model_ready(self, model: str, timeout_s: float = 5.0) -> bool:
+        """Whether the model answers now. Raises Unavailable where the server does not."""
+        return bool(self._connection().call("ModelReady", messages.ModelReadyRequest(name=model), timeout_s).ready)
+
+    def wait_ready(self, model: str = "", *, timeout_s: float = 60.0, progress: Progress | None = None) -> None:
+        """Wait until a model answers, or, without a name, every model that should.
+
+        Args:
+            progress: told what is waited for, one sentence each time that changes.
+
+        Raises:
+            Unavailable: it is not ready after ``timeout_s`` seconds, with what was waited for last.
+        """
+        watcher, until = Watcher(progress), time.monotonic() + timeout_s
+        while True:
+            try:
+                if self._look(model, watcher):
+                    return
+            except (Unavailable, DeadlineExceeded) as error:
+                watcher.say(error.message)
+            if time.monotonic() >= until:
+                raise watcher.missed(model, timeout_s)
+            time.sleep(LOOK_AGAIN_S)
+
+    def feedback(
+        self, sample_id: str, label: str, *, model: str, source: str = DEFAULT_SOURCE, confidence: float = 1.0
+    ) -> None:
+        """Say what a sample is: the label is on the device's disk when this returns, and goes to the cloud.
+
+        Args:
+            sample_id: of an answer; row 2 of several is SAMPLE_ID/2. source: who says so. confidence: 0 to 1.
+
+        Raises:
+            InvalidDocument, Refused: the label cannot be taken. Unavailable: no server.
+        """
+        line = feedback_line(sample_id, label, model, source, confidence)
+        feedback_said(lines.ask(self._targets.management(), line, FEEDBACK_S))
+
+    def _look(self, model: str, watcher: Watcher) -> bool:
+        connection = self._connection(found_anew=True)
+        if model:
+            ready = connection.call("ModelReady", messages.ModelReadyRequest(name=model), LOOK_S).ready
+        else:
+            ready = connection.call("ServerReady", messages.ServerReadyRequest(), LOOK_S).ready
+        if not ready and model:
+            index = connection.call("RepositoryIndex", messages.RepositoryIndexRequest(), LOOK_S)
+            watcher.say(not_ready(model, index))
+        elif not ready:
+            watcher.say("a model that should answer does not yet")
+        return bool(ready)
+
+    def _connection(self, *, found_anew: bool = False) -> _Connection:
+        """The connection, made if need be, or where the device's server listens elsewhere now."""
+        connected = self._connected
+        if connected is not None and not found_anew:
+            return connected
+        target = self._targets.now()
+        with self._lock:
+            connected = self._connected
+            if connected is None or connected.target != target:
+                before, connected = connected, _Connection(target, self._streams)
+                self._connected = connected
+            else:
+                before = None
+        if before is not None:
+            before.close()
+        return connected

@@ -1,0 +1,67 @@
+"""A request's bytes. What is the same in request after request is written once (see ``wire_format``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+from hybridge_edge.arrays import DATATYPES
+from hybridge_edge.contract.protos import open_inference_pb2 as messages
+from hybridge_edge.engine import Array
+from hybridge_edge.serving.contents import named, to_raw
+from hybridge_edge.serving.parameters import CAPTURE, TIMEOUT
+from hybridge_edge.serving.wire_format import field
+
+_Request = messages.ModelInferRequest
+_ID, _RAW = _Request.ID_FIELD_NUMBER, _Request.RAW_INPUT_CONTENTS_FIELD_NUMBER
+_KEPT = 256
+_Tensor = tuple[str, str, tuple[int, ...]]
+
+
+def request(
+    model: str,
+    version: str,
+    sample_id: str,
+    inputs: Mapping[str, Array],
+    outputs: Sequence[str],
+    *,
+    capture: bool,
+    timeout_us: int,
+) -> bytes:
+    """A serialized ModelInferRequest with raw tensors; arrays of bytes or text go as BYTES.
+
+    Args:
+        outputs: which are wanted, () for all. timeout_us: the request's own limit in microseconds, 0 for none.
+
+    Raises:
+        InvalidInput: an array's type is one the protocol has no name for.
+    """
+    tensors: list[_Tensor] = []
+    raws: list[bytes] = []
+    for name, array in inputs.items():
+        datatype = DATATYPES.get(array.dtype)
+        little = array
+        if datatype is None:
+            datatype, little = named(name, array)
+        tensors.append((name, datatype, little.shape))
+        raws.append(to_raw(little))
+    beginning = _beginning(model, version, tuple(tensors), tuple(outputs), capture, timeout_us)
+    parts = [beginning, field(_ID, sample_id.encode()) if sample_id else b""]
+    parts += [field(_RAW, raw) for raw in raws]
+    return b"".join(parts)
+
+
+@lru_cache(_KEPT)
+def _beginning(
+    model: str, version: str, tensors: tuple[_Tensor, ...], outputs: tuple[str, ...], capture: bool, timeout_us: int
+) -> bytes:
+    made = _Request(model_name=model, model_version=version)
+    if not capture:
+        made.parameters[CAPTURE].bool_param = False
+    if timeout_us:
+        made.parameters[TIMEOUT].int64_param = timeout_us
+    for name, datatype, shape in tensors:
+        made.inputs.add(name=name, datatype=datatype, shape=shape)
+    for name in outputs:
+        made.outputs.add(name=name)
+    return bytes(made.SerializeToString(deterministic=True))
