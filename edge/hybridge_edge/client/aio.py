@@ -81,7 +81,7 @@ class _Connection:
         try:
             response = await asyncio.wait_for(_ask_and_wait(stream, request), timeout_s)
             if response is grpc.aio.EOF:
-                raise self._ended()
+                raise _ended(self.target)
         except asyncio.TimeoutError:
             self._drop(stream)
             raise DeadlineExceeded(f"No answer within {timeout_s:g} s.", "Allow more time.") from None
@@ -92,10 +92,9 @@ class _Connection:
             if ended is not None and ended.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 self._not_before = time.monotonic() + REFUSED_S
                 return None
-            if ended is None or ended.code() is grpc.StatusCode.INTERNAL:  # grpc's own word for a stream that is gone
-                raise Unavailable(
-                    f"The server at {self.target} ended the stream.", "See hybridge-edge status."
-                ) from None
+            # grpc says INTERNAL of a write to a stream that is gone; what goes wrong in our server comes as an answer.
+            if ended is None or ended.code() is grpc.StatusCode.INTERNAL:
+                raise _ended(self.target) from None
             raise error_of(ended, self.target) from None
         except BaseException:  # a cancelled task: its answer would be the next one's
             self._drop(stream)
@@ -103,12 +102,13 @@ class _Connection:
         self._idle.append(stream)
         return answer_in_stream(response)
 
-    def _ended(self) -> Unavailable:
-        return Unavailable(f"The server at {self.target} ended the stream.", "See hybridge-edge status.")
-
     def _drop(self, stream: Any) -> None:
         self._open -= 1
         stream.cancel()
+
+
+def _ended(target: str) -> Unavailable:
+    return Unavailable(f"The server at {target} ended the stream.", "See hybridge-edge status.")
 
 
 async def _ask_and_wait(stream: Any, request: bytes) -> Any:

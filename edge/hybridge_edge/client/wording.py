@@ -8,12 +8,13 @@ from functools import lru_cache
 from hybridge_edge.arrays import DATATYPES
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.engine import Array
-from hybridge_edge.serving.contents import named, to_raw
+from hybridge_edge.serving.contents import Part, named, raw_part
 from hybridge_edge.serving.parameters import CAPTURE, TIMEOUT
-from hybridge_edge.serving.wire_format import field
+from hybridge_edge.serving.wire_format import LENGTH_DELIMITED, field, varint
 
 _Request = messages.ModelInferRequest
 _ID, _RAW = _Request.ID_FIELD_NUMBER, _Request.RAW_INPUT_CONTENTS_FIELD_NUMBER
+_RAW_TAG = bytes((_RAW << 3 | LENGTH_DELIMITED,))
 _KEPT = 256
 _Tensor = tuple[str, str, tuple[int, ...]]
 
@@ -37,18 +38,17 @@ def request(
         InvalidInput: an array's type is one the protocol has no name for.
     """
     tensors: list[_Tensor] = []
-    raws: list[bytes] = []
+    raws: list[Part] = []
     for name, array in inputs.items():
-        datatype = DATATYPES.get(array.dtype)
+        datatype = None if array.dtype.hasobject else DATATYPES.get(array.dtype)
         little = array
         if datatype is None:
             datatype, little = named(name, array)
         tensors.append((name, datatype, little.shape))
-        raws.append(to_raw(little))
+        content = raw_part(little)
+        raws += (_RAW_TAG, varint(len(content)), content)
     beginning = _beginning(model, version, tuple(tensors), tuple(outputs), capture, timeout_us)
-    parts = [beginning, field(_ID, sample_id.encode()) if sample_id else b""]
-    parts += [field(_RAW, raw) for raw in raws]
-    return b"".join(parts)
+    return b"".join((beginning, field(_ID, sample_id.encode()) if sample_id else b"", *raws))
 
 
 @lru_cache(_KEPT)

@@ -45,6 +45,9 @@ TYPED = {
 _WIDE = {"int_contents": numpy.dtype("<i4"), "uint_contents": numpy.dtype("<u4")}
 _BOOL = "BOOL"
 _LENGTH = struct.Struct("<I")
+_VIEWED_BYTES = 64 * 1024
+Part = Any
+"""bytes, or a memoryview of bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,13 @@ def to_raw(array: Array) -> bytes:
     for element in array.flat:
         parts += (_LENGTH.pack(len(element)), element)
     return b"".join(parts)
+
+
+def raw_part(array: Array) -> Part:
+    """The same, to be joined with other parts of a message: a large tensor's bytes are copied there and only there."""
+    if array.nbytes < _VIEWED_BYTES or array.dtype.hasobject:
+        return to_raw(array)
+    return numpy.ascontiguousarray(array).reshape(-1).view(numpy.uint8).data
 
 
 def named(name: str, array: Array) -> tuple[str, Array]:

@@ -19,9 +19,8 @@ from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.serving import description, requests, responses, statuses
 from hybridge_edge.serving.arrivals import Arrivals
 from hybridge_edge.serving.call import LOCAL, Call
-from hybridge_edge.serving.contents import SHOWN
+from hybridge_edge.serving.contents import SHOWN, Part
 from hybridge_edge.serving.repository import Repository
-from hybridge_edge.serving.responses import Part
 from hybridge_edge.serving.service import Service
 from hybridge_edge.serving.statistics import ModelStatistics
 from hybridge_edge.serving.stream import Streams, timeout_of

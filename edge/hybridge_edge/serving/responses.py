@@ -12,20 +12,14 @@ response is in none of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import numpy
 
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
-from hybridge_edge.engine import Array
-from hybridge_edge.serving.contents import TYPED, to_raw
+from hybridge_edge.serving.contents import TYPED, Part, raw_part
 from hybridge_edge.serving.service import Answer
 from hybridge_edge.serving.wire_format import field, varint
 
 MAX_KEPT = 256
 """Beginnings of responses that are kept: one for each version, set of outputs and number of rows."""
-_VIEWED_BYTES = 64 * 1024
-"""From here on a tensor's bytes are copied once, into the response."""
 _Response = messages.ModelInferResponse
 _ID, _PARAMETERS = _Response.ID_FIELD_NUMBER, _Response.PARAMETERS_FIELD_NUMBER
 _RAW = _Response.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
@@ -34,8 +28,6 @@ _INT64_TAG = bytes((messages.InferParameter.INT64_PARAM_FIELD_NUMBER << 3,))
 _STRING = messages.InferParameter.STRING_PARAM_FIELD_NUMBER
 _LONGEST_VARINT = 10
 _RAW_TAG = field(_RAW, b"")[:1]
-Part = Any
-"""bytes, or a memoryview of bytes."""
 
 
 def _before_number(name: str) -> tuple[bytes, ...]:
@@ -86,7 +78,7 @@ def encode(answer: Answer, request_id: str, *, raw: bool, decode_us: int) -> lis
         parts.append(_text(_GUARD, answer.guard))
     if raw:
         for _, array in answer.outputs:
-            content = _bytes(array)
+            content = raw_part(array)
             parts += (_RAW_TAG, varint(len(content)), content)
     return parts
 
@@ -125,9 +117,3 @@ def _message(answer: Answer) -> messages.ModelInferResponse:
 def _text(key: bytes, value: str) -> bytes:
     """A string parameter; ``key`` is its name, written already."""
     return field(_PARAMETERS, key + field(_VALUE, field(_STRING, value.encode())))
-
-
-def _bytes(array: Array) -> Part:
-    if array.nbytes < _VIEWED_BYTES or array.dtype.hasobject:
-        return to_raw(array)
-    return numpy.ascontiguousarray(array).reshape(-1).view(numpy.uint8).data

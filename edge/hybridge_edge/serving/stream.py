@@ -15,7 +15,8 @@ from hybridge_edge.contract.errors import Overloaded, Unavailable
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.serving import requests, statuses
 from hybridge_edge.serving.call import Call
-from hybridge_edge.serving.responses import Part, size
+from hybridge_edge.serving.contents import Part
+from hybridge_edge.serving.responses import size
 from hybridge_edge.serving.wire_format import LENGTH_DELIMITED, varint
 
 STATUS = "status"
