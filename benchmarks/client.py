@@ -34,11 +34,22 @@ from hybridge_edge import runtime
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "client.json"
-KINDS = ("ours", "ours, calls only", "ours, asyncio", "tritonclient", "tritonclient, stream", "tritonclient, asyncio")
+KINDS = (
+    "ours",
+    "ours, nothing shared",
+    "ours, stream",
+    "ours, calls only",
+    "ours, asyncio",
+    "tritonclient",
+    "tritonclient, stream",
+    "tritonclient, asyncio",
+)
 PAIRS = (
     ("ours", "tritonclient"),
     ("ours", "tritonclient, stream"),
-    ("ours", "ours, calls only"),
+    ("ours", "ours, nothing shared"),
+    ("ours, stream", "tritonclient, stream"),
+    ("ours, stream", "ours, calls only"),
     ("ours, asyncio", "tritonclient, asyncio"),
 )
 TRANSPORTS = ("Unix socket", "TCP")

@@ -81,12 +81,15 @@ def test_only_one_module_of_the_edge_knows_greengrass_ipc() -> None:
     assert knowing == ["greengrass.py"]
 
 
+_PROCESSES = {"bench", "worker", "supervisor", "cli", "management"}
 ONE_WAY = {
     "contract": {"admission", "serving", "engines", "store", "package", "worker", "cli", "management"},
     "engines": {"admission", "serving", "store", "worker", "cli", "management"},
-    "serving": {"admission", "observe", "bench", "worker", "supervisor", "cli", "management", "uplink"},
-    "admission": {"observe", "bench", "worker", "supervisor", "cli", "management", "uplink", "client"},
-    "observe": {"admission", "bench", "worker", "supervisor", "cli", "management", "uplink"},
+    "serving": {"admission", "client", "direct", "observe", "uplink"} | _PROCESSES,
+    "admission": {"observe", "uplink", "client"} | _PROCESSES,
+    "direct": {"admission", "client", "observe", "uplink"} | _PROCESSES,
+    "client": {"admission", "engines", "observe", "store", "uplink"} | _PROCESSES,
+    "observe": {"admission", "uplink"} | _PROCESSES,
     "targets": {"admission", "serving", "observe", "bench", "store", "worker", "cli", "management"},
     "bench": {"admission", "observe", "store", "worker", "supervisor", "management", "uplink"},
 }

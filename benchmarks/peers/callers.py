@@ -130,6 +130,69 @@ class StreamCaller:
         self._channel.close()
 
 
+class DirectCaller:
+    """A connection to the direct socket of ours, and an INFER; large requests lie in memory that was written once."""
+
+    def __init__(self, target: str, request: bytes) -> None:
+        import os
+
+        from hybridge_edge.client.direct import SHARED_BYTES
+        from hybridge_edge.contract.protos import open_inference_pb2 as messages
+        from hybridge_edge.direct import frames
+
+        self._frames_of = frames
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(TIMEOUT_S)
+        self._socket.connect(target)
+        self._socket.sendall(frames.MAGIC)
+        self._frames = frames.Frames(self._socket, _MAX_MESSAGE_BYTES)
+        places = []
+        if len(request) >= SHARED_BYTES:
+            read = messages.ModelInferRequest.FromString(request)
+            self._content = read.raw_input_contents[0]
+            del read.raw_input_contents[:]
+            request = read.SerializeToString()
+            self._memory, descriptor = _memory(len(self._content))
+            self._frames.send(frames.MAP, [], descriptor)
+            os.close(descriptor)
+            (number,) = frames.NUMBER.unpack(self._frames.receive()[1])
+            places = [frames.Place(0, number, 0, len(self._content))]
+        else:
+            self._memory = None
+        self._request = frames.asked(places, frames.Place(0, 0, 0, 0), [request])
+
+    def ask(self) -> Any:
+        if self._memory is not None:
+            self._memory[:] = self._content  # a program's next image is another one
+        self._frames.send(self._frames_of.INFER, self._request)
+        return self._frames.receive()
+
+    def read(self, answer: Any) -> Floats:
+        from hybridge_edge.contract.protos import open_inference_pb2 as messages
+
+        kind, body, _ = answer
+        if kind != self._frames_of.INFER:
+            raise WrongAnswer(": ".join(self._frames_of.read_refused(body)))
+        return _numbers(messages.ModelInferResponse.FromString(self._frames_of.read_answered(body)[1]))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _memory(size: int) -> tuple[Any, int]:
+    """Sealed memory and its descriptor."""
+    import fcntl
+    import mmap
+    import os
+
+    from hybridge_edge.direct.segments import WANTED_SEALS
+
+    descriptor = os.memfd_create("caller", os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, size)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, WANTED_SEALS)
+    return mmap.mmap(descriptor, size), descriptor
+
+
 class HttpCaller:
     """A socket kept open, a POST of JSON, an answer with a length."""
 

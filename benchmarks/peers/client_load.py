@@ -22,10 +22,10 @@ WARM_S = 0.2
 Ask = Callable[[], Any]
 
 
-def ours(target: str, model: str, values: Any, streams: int) -> Ask:
+def ours(target: str, model: str, values: Any, **ways: int) -> Ask:
     from hybridge_edge.client import Client
 
-    client = Client(target, streams=streams)
+    client = Client(target, **ways)  # type: ignore[arg-type]
     return lambda: client.infer(model, {INPUT: values}, capture=False).outputs[OUTPUT]
 
 
@@ -114,8 +114,10 @@ def main() -> None:
     kind, target, model, shape = sys.argv[1:]
     values = numpy.random.default_rng(5).normal(size=json.loads(shape)).astype(numpy.float32)
     blocking: dict[str, Callable[[], Ask]] = {
-        "ours": lambda: ours(target, model, values, 1),
-        "ours, calls only": lambda: ours(target, model, values, 0),
+        "ours": lambda: ours(target, model, values),
+        "ours, nothing shared": lambda: ours(target, model, values, shared_bytes=1 << 40),
+        "ours, stream": lambda: ours(target, model, values, direct=0),
+        "ours, calls only": lambda: ours(target, model, values, direct=0, streams=0),
         "tritonclient": lambda: triton(target, model, values),
         "tritonclient, stream": lambda: triton_stream(target, model, values),
     }

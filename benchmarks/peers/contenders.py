@@ -8,8 +8,8 @@ from importlib.metadata import version
 
 from peers import launches
 from peers.environments import ENVIRONMENTS
-from peers.launches import OUR_TCP, OUR_UNIX, Launch, Scene
-from peers.load import HTTP, IN_PROCESS, STREAM, UNARY
+from peers.launches import OUR_DIRECT, OUR_TCP, OUR_UNIX, Launch, Scene
+from peers.load import DIRECT, HTTP, IN_PROCESS, STREAM, UNARY
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ CONTENDERS = (
             Row("ours, unary, Unix socket", UNARY, OUR_UNIX),
             Row("ours, streaming, TCP", STREAM, OUR_TCP),
             Row("ours, streaming, Unix socket", STREAM, OUR_UNIX),
+            Row("ours, direct socket", DIRECT, OUR_DIRECT),
         ),
         launches.ours,
         ("hybridge", "onnxruntime", "grpcio", "numpy"),
@@ -70,7 +71,11 @@ CONTENDERS = (
         "bare grpcio",
         "grpcio's own server, a handler of ten lines over onnxruntime, in our environment: no check, no limit",
         "hybridge",
-        (Row("bare grpcio, TCP", UNARY, OUR_TCP), Row("bare grpcio, Unix socket", UNARY, OUR_UNIX)),
+        (
+            Row("bare grpcio, TCP", UNARY, OUR_TCP),
+            Row("bare grpcio, Unix socket", UNARY, OUR_UNIX),
+            Row("bare grpcio, streaming, Unix socket", STREAM, OUR_UNIX),
+        ),
         launches.bare,
         ("onnxruntime", "grpcio", "numpy"),
     ),

@@ -22,7 +22,7 @@ from peers.processes import surroundings
 from peers.servers.session import Served, Task
 
 BENCHMARKS = Path(__file__).resolve().parent.parent
-OUR_TCP, OUR_UNIX = "tcp", "unix"
+OUR_TCP, OUR_UNIX, OUR_DIRECT = "tcp", "unix", "direct"
 BARE_SOCKET = "bare"
 """As peers.servers.bare_server names it, which only an environment with grpcio can import."""
 _LOOPBACK = "127.0.0.1"
@@ -81,7 +81,8 @@ def ours(scene: Scene) -> Launch:
     tcp = f"{_LOOPBACK}:{scene.ports[0]}"
     unix = f"unix:{scene.folder / 'run' / runtime.INFERENCE_SOCKET}"
     command = our_server.command(scene.folder, tcp, str(_python(scene, "hybridge")))
-    return Launch(command, {**environment, "PYTHONPATH": str(OUR_SOURCES)}, {OUR_TCP: tcp, OUR_UNIX: unix})
+    targets = {OUR_TCP: tcp, OUR_UNIX: unix, OUR_DIRECT: str(scene.folder / "run" / runtime.DIRECT_SOCKET)}
+    return Launch(command, {**environment, "PYTHONPATH": str(OUR_SOURCES)}, targets)
 
 
 def bare(scene: Scene) -> Launch:

@@ -19,10 +19,10 @@ from typing import Any
 import numpy
 
 from peers import callers
-from peers.callers import Caller, HttpCaller, SessionCaller, StreamCaller, UnaryCaller
+from peers.callers import Caller, DirectCaller, HttpCaller, SessionCaller, StreamCaller, UnaryCaller
 from peers.processes import Tree
 
-IN_PROCESS, UNARY, STREAM, HTTP = "in process", "unary", "stream", "http"
+IN_PROCESS, UNARY, STREAM, DIRECT, HTTP = "in process", "unary", "stream", "direct", "http"
 FIRST_POLL_S = 0.005
 MOST_FAILURES = 100
 """Of one caller, after which it gives up."""
@@ -123,7 +123,12 @@ def connect(order: Order) -> Caller:
     request = Path(order.request).read_bytes()
     if order.transport == IN_PROCESS:
         return SessionCaller(order.target, request, tuple(order.shape))
-    kinds: dict[str, Callable[[str, bytes], Caller]] = {UNARY: UnaryCaller, STREAM: StreamCaller, HTTP: HttpCaller}
+    kinds: dict[str, Callable[[str, bytes], Caller]] = {
+        UNARY: UnaryCaller,
+        STREAM: StreamCaller,
+        DIRECT: DirectCaller,
+        HTTP: HttpCaller,
+    }
     return kinds[order.transport](order.target, request)
 
 

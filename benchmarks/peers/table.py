@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from peers.rounds import CALLERS, Slot, Started
 
 ONE, MANY = CALLERS
-TCP, UNIX = "ours, unary, TCP", "ours, unary, Unix socket"
+TCP, UNIX, DIRECT = "ours, unary, TCP", "ours, unary, Unix socket", "ours, direct socket"
 _PEERS = (("KServe", 0.85, 0.7), ("MLServer", 0.85, 0.7), ("LitServe", 0.5, 0.0), ("BentoML", 0.5, 0.0),
           ("PyTriton", 0.3, 0.0))  # fmt: skip
 MOST_STREAMING = 0.6
@@ -100,7 +100,7 @@ def goals(found: Sequence[Figures], started: Sequence[Started], models: int) -> 
     for way, unary in (("TCP", TCP), ("Unix socket", UNIX)):
         streaming = ratio(f"ours, streaming, {way}", unary)
         made.append(Goal(f"tiny, p50 at one caller, streaming / unary, {way}", MOST_STREAMING, streaming))
-    for ours in (TCP, UNIX):
+    for ours in (TCP, UNIX, DIRECT):
         reached = ratio(ours, "in-process", "mobilenetv2")
         made.append(Goal(f"mobilenetv2, p50 at one caller, {ours} / in-process", MOST_OF_IN_PROCESS, reached))
     ours_started = next((one for one in started if one.contender.name == "ours" and not one.reason), None)

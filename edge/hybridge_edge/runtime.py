@@ -18,6 +18,8 @@ ENROLLED = Path("/run/hybridge")
 INFERENCE_SOCKET = "inference.sock"
 NETWORK_SOCKET = "network.sock"
 """Where the front brings calls from the network."""
+DIRECT_SOCKET = "direct.sock"
+"""For clients of ours on the device."""
 MANAGEMENT_SOCKET = "management.sock"
 ENDPOINT_FILE = "endpoint.json"
 _NUCLEUS = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"

@@ -20,6 +20,7 @@ from hybridge_edge.admission.activation import Activation
 from hybridge_edge.admission.factory import Factory
 from hybridge_edge.admission.trial import try_in_child
 from hybridge_edge.contract.errors import HybridgeError, Unavailable
+from hybridge_edge.direct.server import DirectServer
 from hybridge_edge.lines import LineServer
 from hybridge_edge.management import Facts, Management
 from hybridge_edge.nucleus_watch import NucleusWatch, Objection
@@ -124,6 +125,7 @@ def serve(settings: ServeSettings) -> int:
     network = runtime_folder / runtime.NETWORK_SOCKET if settings.tcp else None
     repository = Repository.of(store, service.residents, activation.load)
     server = InferenceServer(service, socket, network, version, lambda: _ready(store, service), repository)
+    direct = DirectServer(runtime_folder / runtime.DIRECT_SOCKET, server.answering, server.max_message_bytes)
     watched = observer.start(settings, service, store, version)
     spool = str(settings.spool) if settings.captures else ""
     facts = Facts(version, f"unix:{socket}", settings.tcp, spool, target.name, watched.metrics)
@@ -136,6 +138,7 @@ def serve(settings: ServeSettings) -> int:
         gc.collect()
         gc.freeze()
         server.start()
+        direct.start()
         management.start()
         runtime.Endpoint(facts.inference, facts.tcp, str(management_socket), facts.spool, os.getpid()).write(
             runtime_folder
@@ -149,6 +152,7 @@ def serve(settings: ServeSettings) -> int:
         signal.sigwait(_STOPS)
     finally:
         server.drain(DRAIN_S)
+        direct.stop()
         nucleus.close()
         management.close()
         watched.close()

@@ -34,10 +34,18 @@ def handler(task: Task) -> Any:
         response.raw_output_contents.append(scores.tobytes())
         return response
 
-    method = grpc.unary_unary_rpc_method_handler(
-        infer, messages.ModelInferRequest.FromString, messages.ModelInferResponse.SerializeToString
-    )
-    return grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {"ModelInfer": method})
+    def stream(requests: Any, context: Any) -> Any:
+        for request in requests:
+            yield messages.ModelStreamInferResponse(infer_response=infer(request, context))
+
+    read = messages.ModelInferRequest.FromString
+    verbs = {
+        "ModelInfer": grpc.unary_unary_rpc_method_handler(infer, read, messages.ModelInferResponse.SerializeToString),
+        "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
+            stream, read, messages.ModelStreamInferResponse.SerializeToString
+        ),
+    }
+    return grpc.method_handlers_generic_handler("inference.GRPCInferenceService", verbs)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import grpc
@@ -55,11 +56,17 @@ class InferenceAnswer:
     copy_us: int = 0
 
 
-def answer_of(response: messages.ModelInferResponse) -> InferenceAnswer:
-    """A response of our server, read. Raises InvalidInput where it contradicts itself."""
+def answer_of(
+    response: messages.ModelInferResponse, aside: Mapping[int, bytes | memoryview] | None = None
+) -> InferenceAnswer:
+    """A response of our server, read. Raises InvalidInput where it contradicts itself.
+
+    Args:
+        aside: raw contents of outputs that the response lacks, by index.
+    """
     parameters = response.parameters
     return InferenceAnswer(
-        outputs=codec.decode_response(response),
+        outputs=codec.decode_response(response, aside or {}),
         model=response.model_name,
         version=response.model_version,
         sample_id=parameters["sample_id"].string_param,
@@ -85,8 +92,13 @@ def answer_in_stream(response: bytes) -> InferenceAnswer:
     if read.error_message:
         parameters = read.infer_response.parameters
         status = parameters[STATUS].string_param if STATUS in parameters else ""
-        raise _ERRORS.get(status, Refused)(read.error_message)
+        raise refusal(status, read.error_message)
     return answer_of(read.infer_response)
+
+
+def refusal(status: str, sentence: str) -> HybridgeError:
+    """What the server said instead of an answer; ``status`` as grpc names it."""
+    return _ERRORS.get(status, Refused)(sentence)
 
 
 def error_of(error: grpc.RpcError, target: str) -> HybridgeError:

@@ -15,6 +15,7 @@ from hybridge_edge import lines
 from hybridge_edge.client import wording
 from hybridge_edge.client.answers import InferenceAnswer, answer_in, answer_in_stream, error_of
 from hybridge_edge.client.attempts import Attempts
+from hybridge_edge.client.direct import SHARED_BYTES, Asked, Direct
 from hybridge_edge.client.labels import FEEDBACK_S, feedback_line, feedback_said
 from hybridge_edge.client.readiness import LOOK_AGAIN_S, LOOK_S, Progress, Watcher, not_ready
 from hybridge_edge.client.streams import Streams
@@ -26,13 +27,15 @@ from hybridge_edge.engine import Array
 
 DEFAULT_TIMEOUT_S = 10.0
 DEFAULT_STREAMS = 1
+DEFAULT_CONNECTIONS = 4
 
 
 class _Connection:
     """A channel to one address, its verbs and its streams."""
 
-    def __init__(self, target: str, streams: int) -> None:
+    def __init__(self, target: str, streams: int, direct: int, shared_bytes: int) -> None:
         self.target = target
+        self.direct = Direct(Targets.direct(target), direct, shared_bytes)
         self._channel = grpc.insecure_channel(target, options=OPTIONS)
         self.infer = self._channel.unary_unary(f"{SERVICE}ModelInfer")
         self.streams = Streams(self._channel.stream_stream(f"{SERVICE}ModelStreamInfer"), streams)
@@ -46,8 +49,20 @@ class _Connection:
         except grpc.RpcError as error:
             raise error_of(error, self.target) from None
 
-    def ask(self, request: bytes, until: float, timeout_s: float) -> InferenceAnswer:
-        """One inference, over a stream where one is free. Raises HybridgeError."""
+    def ask(self, asked: Asked, until: float, timeout_s: float) -> InferenceAnswer:
+        """One inference, over the direct socket or a stream where one is free. Raises HybridgeError."""
+        answer = self.direct.infer(asked, until, timeout_s)
+        if answer is not None:
+            return answer
+        request = wording.request(
+            asked.model,
+            asked.version,
+            asked.sample_id,
+            asked.inputs,
+            asked.outputs,
+            capture=asked.capture,
+            timeout_us=int(timeout_s * 1e6),
+        )
         stream = self.streams.take()
         if stream is not None:
             try:
@@ -71,6 +86,7 @@ class _Connection:
             raise error_of(error, self.target) from None
 
     def close(self) -> None:
+        self.direct.close()
         self.streams.close()
         self._channel.close()
 
@@ -82,13 +98,23 @@ class Client:
         target: an address in grpc's form (``unix:/run/hybridge/inference.sock``, ``HOST:PORT``); "" finds this
             device's server when it is needed, and again when it has been started anew.
         retry: whether a server that does not answer is asked again, within each call's deadline.
-        streams: how many may be open underneath; 0 makes every request a call of its own.
+        direct: how many connections to the direct socket, on the same device; 0 for none. shared_bytes: from which
+            size on tensors go through shared memory there.
+        streams: how many may be open where the direct socket is not; with neither, every request is a call of its own.
     """
 
-    def __init__(self, target: str = "", *, retry: bool = True, streams: int = DEFAULT_STREAMS) -> None:
+    def __init__(
+        self,
+        target: str = "",
+        *,
+        retry: bool = True,
+        direct: int = DEFAULT_CONNECTIONS,
+        shared_bytes: int = SHARED_BYTES,
+        streams: int = DEFAULT_STREAMS,
+    ) -> None:
         self._targets = Targets(target)
         self._retry = retry
-        self._streams = streams
+        self._ways = streams, direct, shared_bytes
         self._lock = threading.Lock()
         self._connected: _Connection | None = None
 
@@ -135,14 +161,11 @@ class Client:
             Unavailable: no server, or one that does not answer. Refused: anything else that it refuses.
         """
         attempts = Attempts(timeout_s, retry=self._retry)
-        sample_id = sample_id or secrets.token_hex(16)
+        asked = Asked(model, inputs, version, sample_id or secrets.token_hex(16), outputs, capture)
         while True:
             left = attempts.left()
-            request = wording.request(
-                model, version, sample_id, inputs, outputs, capture=capture, timeout_us=int(left * 1e6)
-            )
             try:
-                return self._connection(found_anew=not attempts.first).ask(request, attempts.until, left)
+                return self._connection(found_anew=not attempts.first).ask(asked, attempts.until, left)
             except HybridgeError as error:
                 pause = attempts.pause_after(error)
             time.sleep(pause)
@@ -207,7 +230,7 @@ class Client:
         with self._lock:
             connected = self._connected
             if connected is None or connected.target != target:
-                before, connected = connected, _Connection(target, self._streams)
+                before, connected = connected, _Connection(target, *self._ways)
                 self._connected = connected
             else:
                 before = None

@@ -43,6 +43,13 @@ class Targets:
         """The address in grpc's form. Raises Unavailable where none is given and no server has started here."""
         return self.given or endpoint()
 
+    @staticmethod
+    def direct(target: str) -> Path | None:
+        """The direct socket beside a server's own; None where the server is not reached over its socket's own name."""
+        path = Path(target.removeprefix(_UNIX))
+        found = target.startswith(_UNIX) and path.name == runtime.INFERENCE_SOCKET
+        return path.parent / runtime.DIRECT_SOCKET if found else None
+
     def management(self) -> Path:
         """The management socket beside the server's own.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 from hybridge_edge.arrays import DATATYPES
@@ -29,26 +29,50 @@ def request(
     capture: bool,
     timeout_us: int,
 ) -> bytes:
-    """A serialized ModelInferRequest with raw tensors; arrays of bytes or text go as BYTES.
+    """A serialized ModelInferRequest with raw tensors; see ``parts``."""
+    made, _ = parts(model, version, sample_id, inputs, outputs, capture=capture, timeout_us=timeout_us)
+    return b"".join(made)
+
+
+def parts(
+    model: str,
+    version: str,
+    sample_id: str,
+    inputs: Mapping[str, Array],
+    outputs: Sequence[str],
+    *,
+    capture: bool,
+    timeout_us: int,
+    place: Callable[[int, Array], bool] | None = None,
+) -> tuple[list[Part], int]:
+    """A serialized ModelInferRequest with raw tensors, in parts to be joined; arrays of bytes or text go as BYTES.
 
     Args:
         outputs: which are wanted, () for all. timeout_us: the request's own limit in microseconds, 0 for none.
+        place: told the index of an input and its array, little-endian; whether it has put that elsewhere.
+
+    Returns:
+        The parts, and how many inputs were put elsewhere.
 
     Raises:
         InvalidInput: an array's type is one the protocol has no name for.
     """
     tensors: list[_Tensor] = []
     raws: list[Part] = []
+    placed = 0
     for name, array in inputs.items():
         datatype = None if array.dtype.hasobject else DATATYPES.get(array.dtype)
         little = array
         if datatype is None:
             datatype, little = named(name, array)
         tensors.append((name, datatype, little.shape))
+        if place is not None and place(len(tensors) - 1, little):
+            placed += 1
+            continue
         content = raw_part(little)
         raws += (_RAW_TAG, varint(len(content)), content)
     beginning = _beginning(model, version, tuple(tensors), tuple(outputs), capture, timeout_us)
-    return b"".join((beginning, field(_ID, sample_id.encode()) if sample_id else b"", *raws))
+    return [beginning, field(_ID, sample_id.encode()) if sample_id else b"", *raws], placed
 
 
 @lru_cache(_KEPT)

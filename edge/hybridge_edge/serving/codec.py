@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hybridge_edge.contract.errors import InvalidInput
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.engine import Array
 from hybridge_edge.serving.contents import from_raw, from_typed, layout, named, to_raw
 from hybridge_edge.serving.parameters import CAPTURE
+
+_NOTHING: Mapping[int, bytes | memoryview] = {}
 
 
 def encode_request(
@@ -29,9 +32,18 @@ def encode_request(
     return request
 
 
-def decode_response(response: messages.ModelInferResponse) -> dict[str, Array]:
-    """A response's outputs by name, raw or typed. Raises InvalidInput where it contradicts itself."""
-    raw = response.raw_output_contents
+def decode_response(
+    response: messages.ModelInferResponse, aside: Mapping[int, bytes | memoryview] = _NOTHING
+) -> dict[str, Array]:
+    """A response's outputs by name, raw or typed. Raises InvalidInput where it contradicts itself.
+
+    Args:
+        aside: raw contents that came another way, by index; the arrays are views of them.
+    """
+    raw: Sequence[Any] = response.raw_output_contents
+    if aside:
+        inline = iter(raw)
+        raw = [aside[at] if at in aside else next(inline, b"") for at in range(len(raw) + len(aside))]
     if raw and len(raw) != len(response.outputs):
         raise InvalidInput("The response has other numbers of outputs and raw contents.")
     arrays = {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from time import perf_counter_ns
 from typing import Any
 
 import grpc
@@ -16,10 +15,11 @@ from google.protobuf.message import DecodeError, Message
 
 from hybridge_edge.contract.errors import InvalidInput, PermissionDenied, Unimplemented
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
-from hybridge_edge.serving import description, requests, responses, statuses
+from hybridge_edge.serving import description, statuses
+from hybridge_edge.serving.answering import Answering
 from hybridge_edge.serving.arrivals import Arrivals
 from hybridge_edge.serving.call import LOCAL, Call
-from hybridge_edge.serving.contents import SHOWN, Part
+from hybridge_edge.serving.contents import SHOWN
 from hybridge_edge.serving.repository import Repository
 from hybridge_edge.serving.service import Service
 from hybridge_edge.serving.statistics import ModelStatistics
@@ -58,13 +58,13 @@ class Protocol:
         most_streams: int,
         arrivals: Arrivals,
     ) -> None:
-        self._arrivals = arrivals
+        answering = self._answering = Answering(service, arrivals, peer)
         self._service = service
         self._version = version
         self._ready = ready
         self._repository = repository
         self._peer = peer
-        self.streams = Streams(most_streams, self._answer, peer)
+        self.streams = Streams(most_streams, answering.answer, peer)
 
     def server_live(self, request: Any, context: Context) -> Message:
         return messages.ServerLiveResponse(live=True)
@@ -124,20 +124,12 @@ class Protocol:
             return call
 
         try:
-            return b"".join(self._answer(message, begin))
+            return b"".join(self._answering.answer(message, begin))
         except Exception as error:
             statuses.abort(context, error)
 
     def model_stream_infer(self, incoming: Iterator[bytes], context: Context) -> Iterator[bytes]:
         return self.streams.serve(incoming, context)
-
-    def _answer(self, message: bytes, begin: Callable[[float | None], Call]) -> list[Part]:
-        with self._arrivals.enter(self._peer):
-            came = perf_counter_ns()
-            request = requests.decode(message)
-            decode_us = (perf_counter_ns() - came) // 1000
-            answer = self._service.infer(request.inference, begin(request.timeout_s))
-            return responses.encode(answer, request.id, raw=request.raw, decode_us=decode_us)
 
     def _statistics(self, name: str, version: str) -> list[ModelStatistics]:
         """Of every version that has answered, or answers now, and fits the names, which may be ""."""

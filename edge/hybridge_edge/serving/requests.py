@@ -8,6 +8,7 @@ check. What has no plan is read whole. tests/edge/serving/test_fuzz.py holds the
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ MAX_PLAN_BYTES = 4096
 """Of the bytes a plan is filed under; longer requests are read whole each time."""
 _ID = messages.ModelInferRequest.ID_FIELD_NUMBER
 _RAW = messages.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
+_NOTHING: Mapping[int, bytes] = {}
 _NO_MESSAGE = "The request's bytes are no ModelInferRequest."
 
 
@@ -59,20 +61,25 @@ class _Plan:
 _plans: dict[bytes, _Plan] = {}
 
 
-def decode(message: bytes) -> Request:
+def decode(message: bytes, beside: Mapping[int, bytes] = _NOTHING) -> Request:
     """Read a serialized ModelInferRequest; raw tensors are views of copies of its parts.
+
+    Args:
+        beside: raw contents that came another way, by the index of their input; the message has the others' only.
 
     Raises:
         InvalidInput: with the tensor and what is wrong.
     """
     parts = take_apart(message, _ID, _RAW)
     if parts is None:
-        return _whole(message)[0]
+        return _whole(message, beside)[0]
     rest, name, raw = parts
+    if beside:
+        raw = _put_in(raw, beside)
     plan = _plans.get(rest)
     if plan is not None and len(raw) == len(plan.layouts):
         return _planned(plan, name, raw)
-    request, plan = _whole(message)
+    request, plan = _whole(message, beside)
     if request.raw and len(rest) <= MAX_PLAN_BYTES:
         if len(_plans) >= MAX_PLANS:
             _plans.clear()
@@ -104,13 +111,22 @@ def _request(plan: _Plan, name: str, arrays: dict[str, Array], *, raw: bool) -> 
     return Request(inference, name, raw, wanted.timeout_s)
 
 
-def _whole(message: bytes) -> tuple[Request, _Plan]:
+def _put_in(raw: Sequence[bytes], beside: Mapping[int, bytes]) -> list[bytes]:
+    """All raw contents in their order. What is placed beyond the last input stays out, and its number is then wrong."""
+    inline = iter(raw)
+    return [beside[at] if at in beside else next(inline, b"") for at in range(len(raw) + len(beside))]
+
+
+def _whole(message: bytes, beside: Mapping[int, bytes] = _NOTHING) -> tuple[Request, _Plan]:
     """Read all of it, checking all of it; the plan is of use to others only where the tensors are raw."""
     try:
         read = messages.ModelInferRequest.FromString(message)
     except DecodeError:
         raise InvalidInput(_NO_MESSAGE) from None
-    inputs, raw = read.inputs, read.raw_input_contents
+    inputs = read.inputs
+    raw: Sequence[bytes] = read.raw_input_contents
+    if beside:
+        raw = _put_in(raw, beside)
     if len(inputs) > MAX_TENSORS or len(read.outputs) > MAX_TENSORS:
         raise InvalidInput(f"A request has at most {MAX_TENSORS} inputs and outputs.")
     if raw and len(raw) != len(inputs):

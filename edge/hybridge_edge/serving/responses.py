@@ -47,12 +47,21 @@ _SAMPLE_ID, _GUARD = field(_KEY, b"sample_id"), field(_KEY, b"guard")
 _beginnings: dict[tuple[object, ...], bytes] = {}
 
 
-def encode(answer: Answer, request_id: str, *, raw: bool, decode_us: int) -> list[Part]:
+def encode(
+    answer: Answer,
+    request_id: str,
+    *,
+    raw: bool,
+    decode_us: int,
+    aside: list[tuple[int, memoryview]] | None = None,
+    room: int = 0,
+) -> list[Part]:
     """A serialized ModelInferResponse, in parts to be joined.
 
     Args:
         request_id: comes back as it was sent; "" gets the sample's id. raw: as the request's tensors came; a datatype
             that the protocol has no list for goes raw in any case. decode_us: what reading the request took.
+        aside: takes (index, raw contents) of large outputs, which the message then lacks, up to ``room`` bytes of them.
     """
     raw = raw or any(spec.datatype not in TYPED for spec, _ in answer.outputs)
     parts: list[Part] = [
@@ -77,8 +86,12 @@ def encode(answer: Answer, request_id: str, *, raw: bool, decode_us: int) -> lis
     if answer.guard:
         parts.append(_text(_GUARD, answer.guard))
     if raw:
-        for _, array in answer.outputs:
+        for index, (_, array) in enumerate(answer.outputs):
             content = raw_part(array)
+            if aside is not None and isinstance(content, memoryview) and len(content) <= room:
+                room -= len(content)
+                aside.append((index, content))
+                continue
             parts += (_RAW_TAG, varint(len(content)), content)
     return parts
 

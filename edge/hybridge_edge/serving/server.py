@@ -16,6 +16,7 @@ import grpc
 
 from hybridge_edge.contract.errors import Unavailable
 from hybridge_edge.serving import description
+from hybridge_edge.serving.answering import Answering
 from hybridge_edge.serving.arrivals import Arrivals
 from hybridge_edge.serving.call import LOCAL, NETWORK
 from hybridge_edge.serving.contents import MAX_MESSAGE_BYTES
@@ -134,6 +135,8 @@ class InferenceServer:
         self.socket = socket
         self.network = network
         self._arrivals = Arrivals()
+        self.answering = Answering(service, self._arrivals, LOCAL)
+        """For the direct socket, whose calls are counted with the others."""
         self._transports = []
         limit = self.max_message_bytes
         if network is not None:

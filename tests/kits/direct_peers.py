@@ -1,0 +1,85 @@
+"""Somebody who speaks to the direct socket by hand, well or badly."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+
+from hybridge_edge import runtime
+from hybridge_edge.client import wording
+from hybridge_edge.direct import frames, segments
+from hybridge_edge.direct.frames import ERROR, MAGIC, Frames, Place
+
+WIDE = 100_000
+ECHO = "echo-fp32"
+
+
+def wide(seed: int = 0, rows: int = 1) -> Any:
+    return numpy.random.default_rng(seed).normal(size=(rows, WIDE)).astype(numpy.float32)
+
+
+def mapped(here: Any) -> int:
+    return int(here.direct.mapped.bytes)
+
+
+def eventually(condition: Callable[[], object]) -> bool:
+    until = time.monotonic() + 10
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+class Peer:
+    """Somebody who writes frames by hand."""
+
+    def __init__(self, here: Any, magic: bytes = MAGIC) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(10)
+        self.socket.connect(str(here.folder / runtime.DIRECT_SOCKET))
+        with contextlib.suppress(BrokenPipeError):  # it has been turned away already
+            self.socket.sendall(magic)
+        self.frames = Frames(self.socket, 1 << 28)
+
+    def send(self, kind: int, parts: Any, descriptor: int | None = None) -> None:
+        self.frames.send(kind, parts, descriptor)
+
+    def say(self, kind: int, parts: Any, descriptor: int | None = None) -> tuple[int, bytes]:
+        self.send(kind, parts, descriptor)
+        said, body, _ = self.frames.receive(time.monotonic() + 10)
+        return said, body
+
+    def refused(self, kind: int, parts: Any, descriptor: int | None = None) -> str:
+        """The sentence with which it is refused."""
+        said, body = self.say(kind, parts, descriptor)
+        assert said == ERROR, body
+        status, sentence = frames.read_refused(body)
+        assert status in ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"), sentence
+        return sentence
+
+    @staticmethod
+    def request(model: str, values: Any, places: Any = (), room: Place = Place(0, 0, 0, 0)) -> list[Any]:  # noqa: B008
+        name = "x" if model == ECHO else "window"
+        made, _ = wording.parts(
+            model, "", "", {name: values}, (), capture=False, timeout_us=0, place=lambda *_: bool(places)
+        )
+        return frames.asked(list(places), room, made)
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def memory(size: int, seals: int = segments.WANTED_SEALS, content: bytes = b"") -> int:
+    descriptor = os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, size)
+    os.pwrite(descriptor, content, 0)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return descriptor
