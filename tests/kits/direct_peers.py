@@ -18,6 +18,8 @@ from hybridge_edge.direct import frames, segments
 from hybridge_edge.direct.frames import ERROR, MAGIC, Frames, Place
 
 WIDE = 100_000
+PATIENCE_S = 60.0
+"""Of a machine that does other things."""
 ECHO = "echo-fp32"
 
 
@@ -30,7 +32,7 @@ def mapped(here: Any) -> int:
 
 
 def eventually(condition: Callable[[], object]) -> bool:
-    until = time.monotonic() + 10
+    until = time.monotonic() + PATIENCE_S
     while not condition():
         if time.monotonic() > until:
             return False
@@ -43,7 +45,7 @@ class Peer:
 
     def __init__(self, here: Any, magic: bytes = MAGIC) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(10)
+        self.socket.settimeout(PATIENCE_S)
         self.socket.connect(str(here.folder / runtime.DIRECT_SOCKET))
         with contextlib.suppress(BrokenPipeError):  # it has been turned away already
             self.socket.sendall(magic)
@@ -54,7 +56,7 @@ class Peer:
 
     def say(self, kind: int, parts: Any, descriptor: int | None = None) -> tuple[int, bytes]:
         self.send(kind, parts, descriptor)
-        said, body, _ = self.frames.receive(time.monotonic() + 10)
+        said, body, _ = self.frames.receive(time.monotonic() + PATIENCE_S)
         return said, body
 
     def refused(self, kind: int, parts: Any, descriptor: int | None = None) -> str:

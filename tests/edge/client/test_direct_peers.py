@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy
 import pytest
-from direct_peers import ECHO, Peer, eventually, mapped, memory, wide
+from direct_peers import ECHO, PATIENCE_S, Peer, eventually, mapped, memory, wide
 
 from hybridge_edge.client import Client
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
@@ -129,7 +129,7 @@ def test_what_is_no_frame_ends_its_connection_alone(spoken: bytes, direct: Any, 
     peer.close()
     stranger = Peer(direct, b"GET / HTTP/1.1\r\n\r\n")
     with pytest.raises((ConnectionError, frames.Ended)):
-        stranger.frames.receive(time.monotonic() + 10)
+        stranger.frames.receive(time.monotonic() + PATIENCE_S)
     stranger.close()
     with Client(direct.target, streams=0) as client:
         right(client.infer("watch", {"window": kit.window()}), kit.window())
@@ -197,9 +197,9 @@ def test_a_stop_ends_idle_connections_and_a_full_server_says_so(direct: Any, mon
     assert idle.refused(UNMAP, [NUMBER.pack(1)])
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
     late = Peer(direct)
-    assert late.frames.receive(time.monotonic() + 10)[0] == FULL
+    assert late.frames.receive(time.monotonic() + PATIENCE_S)[0] == FULL
     late.close()
     direct.direct.stop()
     with pytest.raises(frames.Ended):
-        idle.frames.receive(time.monotonic() + 10)
+        idle.frames.receive(time.monotonic() + PATIENCE_S)
     idle.close()
