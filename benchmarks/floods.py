@@ -134,7 +134,7 @@ def ask(server: Serving, seconds: float) -> Load:
     """One request after the other over the Unix socket."""
     times: list[float] = []
     errors: dict[str, int] = {}
-    with Client(server.unix) as client:
+    with Client(server.unix, retry=False, direct=0, streams=0) as client:
         began = time.perf_counter()
         while (now := time.perf_counter()) - began < seconds:
             try:
@@ -161,7 +161,7 @@ def recovered(server: Serving) -> float:
     began = time.monotonic()
     while time.monotonic() - began < 30:
         try:
-            with Client(server.tcp) as client:
+            with Client(server.tcp, retry=False, streams=0) as client:
                 client.infer("watch", {"window": server.window}, timeout_s=1.0)
                 return time.monotonic() - began
         except HybridgeError:

@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=0, help="rows a request; default: those of the files")
     parser.add_argument("--callers", type=int, default=1, help=f"processes that ask, 1 to {MAX_CALLERS} (default 1)")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"how long (default {SECONDS:g})")
-    parser.add_argument("--stream", action="store_true", help="one stream a caller instead of a call a request")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--stream", action="store_true", help="one stream a caller instead of a call a request")
+    way.add_argument("--direct", action="store_true", help="the direct socket of our client, without grpc")
     parser.add_argument("--tcp", action="store_true", help="over the server's TCP address instead of its socket")
     parser.add_argument("--json", action="store_true", help="print numbers, versions and machine as JSON")
 
@@ -45,7 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--seconds is {arguments.seconds:g}.", f"Write seconds from 0.1 to {MAX_SECONDS:g}.")
     if not 0 <= arguments.rows <= MAX_BATCH_LIMIT:
         raise UsageError(f"--rows is {arguments.rows}.", f"Write a number from 1 to {MAX_BATCH_LIMIT}.")
-    transport = checked("stream" if arguments.stream else "unary")
+    if arguments.direct and arguments.tcp:
+        raise UsageError("The direct socket is not reached over TCP.", "Leave --tcp or --direct out.")
+    transport = checked("stream" if arguments.stream else "direct" if arguments.direct else "unary")
     specs = inputs_of(arguments.model)
     arrays = dict(read_input(text, specs) for text in arguments.input)
     if arguments.rows:

@@ -44,13 +44,14 @@ def children() -> list[psutil.Process]:
     return [one for one in psutil.Process().children(recursive=True) if "bench.caller" in " ".join(one.cmdline())]
 
 
-def test_a_stream_gives_the_same_answers_and_its_errors_are_counted(
-    running: Any, window: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("way", ["stream", "direct"])
+def test_the_other_ways_give_the_same_answers_and_their_errors_are_counted(
+    way: str, running: Any, window: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["bench", "--model", "watch", "--input", window, "--seconds", "0.3", "--stream", "--json"]
+    words = ["bench", "--model", "watch", "--input", window, "--seconds", "0.3", f"--{way}", "--json"]
     assert cli.main(words) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["transport"] == "stream"
+    assert told["transport"] == way
     assert told["answered"] > 0
     assert told["versions"] == {"1.0.0": told["answered"]}
     assert told["errors"] == {}
@@ -91,6 +92,7 @@ def test_callers_in_other_processes_measure_what_the_server_counted_and_are_gone
         (["--callers", "0"], "64"),
         (["--seconds", "601"], "600"),
         (["--rows", "2000"], "1024"),
+        (["--direct", "--tcp"], "over TCP"),
     ],
 )
 def test_a_load_beyond_its_bounds_or_its_version_is_refused(
