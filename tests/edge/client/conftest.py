@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event, Semaphore
@@ -43,11 +44,11 @@ class Held:
 
 
 class Counted(Service):
-    """The service, counting what it is asked."""
+    """The service, remembering what it was asked last."""
 
     def __init__(self) -> None:
         super().__init__(Gate(64), lambda model, digest: None)
-        self.asked: list[Inference] = []
+        self.asked: deque[Inference] = deque(maxlen=64)
         self.refuse: Exception | None = None
 
     def infer(self, request: Inference, call: Call) -> Answer:

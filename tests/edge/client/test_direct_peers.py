@@ -177,19 +177,24 @@ def test_connections_leave_nothing_behind(connections: int, direct: Any) -> None
             peer.send(INFER, peer.request(ECHO, values, [Place(0, segment, 0, values.nbytes)]))
         peer.close()
 
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
     def held() -> tuple[int, int]:
         maps = Path("/proc/self/maps").read_text()
         return len(list(Path("/proc/self/fd").iterdir())), maps.count("memfd:test")
 
-    for number in range(20):
+    for number in range(200):  # the fixture remembers some requests, and the allocator some pages
         one(number)
     assert eventually(lambda: not direct.direct._open)
-    before = held()
+    before, bytes_before = held(), resident()
     for number in range(connections):
         one(number)
     assert eventually(lambda: not direct.direct._open)
     assert eventually(lambda: mapped(direct) == 0)
     assert eventually(lambda: held() <= before)
+    # A tenth of one request's tensor a connection would be seen.
+    assert resident() - bytes_before < 32 * 2**20 + connections * values.nbytes // 10
 
 
 def test_a_stop_ends_idle_connections_and_a_full_server_says_so(direct: Any, monkeypatch: pytest.MonkeyPatch) -> None:
