@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,3 +29,15 @@ def test_the_readme_s_figures_of_put_back_are_the_committed_ones() -> None:
         result["failed_requests"],
         result["requests"],
     ]
+
+
+def test_the_tables_of_the_performance_page_are_those_of_the_committed_results() -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import draw
+    finally:
+        sys.path.pop(0)
+    page = draw.PAGE.read_text()
+    assert draw.written(page) == page, "run python benchmarks/draw.py"
+    assert draw.written(page.replace("| bare grpcio, TCP | ", "| bare grpcio, TCP | 1")) == page  # and a change is seen
+    assert set(re.findall(r"<!-- ([a-z-]+) -->", page)) == {*draw.BLOCKS, "end"}
