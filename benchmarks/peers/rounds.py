@@ -17,7 +17,7 @@ from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from peers.contenders import Contender, Row
 from peers.environments import NoEnvironment
 from peers.launches import BENCHMARKS, Launch, Scene, free_ports
-from peers.load import HTTP, IN_PROCESS, STREAM, UNARY, Generator, LoadFailed, Measured, Order
+from peers.load import DIRECT, HTTP, IN_PROCESS, STREAM, UNARY, Generator, LoadFailed, Measured, Order
 from peers.models import INPUT, Exported
 from peers.processes import NOTHING, Memory, Tree, surroundings
 
@@ -76,7 +76,8 @@ class Requests:
             message.raw_input_contents.append(raw)
             posted = json.dumps({"model": one.model.name, "data": base64.b64encode(raw).decode()}).encode()
             unary = message.SerializeToString()
-            for transport, content in ((UNARY, unary), (STREAM, unary), (HTTP, posted), (IN_PROCESS, raw)):
+            sent = {UNARY: unary, STREAM: unary, DIRECT: unary, HTTP: posted, IN_PROCESS: raw}
+            for transport, content in sent.items():
                 self._path(one.model.name, transport).write_bytes(content)
             numpy.save(folder / f"{one.model.name}.npy", one.answer)
 
