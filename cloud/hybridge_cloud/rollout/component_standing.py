@@ -13,7 +13,7 @@ from hybridge_cloud.rollout.observation import DeviceView
 from hybridge_cloud.rollout.standing import MAX_REASON, Asked, End, Standing
 
 UP = frozenset({"RUNNING", "FINISHED"})
-_BROKEN = "BROKEN"
+BROKEN = "BROKEN"
 SILENT_REPORTS = 2
 """Reports that may stay away before a server that has reported counts as broken: one may be late or lost."""
 
@@ -43,7 +43,7 @@ def component_standing(view: DeviceView, asked: Asked, report_seconds: int, now_
     if found is None or found.version != asked.version:
         lists = f"{found.version} {found.state}" if found is not None else f"no {asked.component}"
         return Standing(view.thing, End.PENDING, f"has taken the deployment and lists {lists}")
-    if found.state == _BROKEN:
+    if found.state == BROKEN:
         return Standing(view.thing, End.FAILED, f"{found.version} is BROKEN: it started and did not stay up")
     return Standing(view.thing, End.PENDING, f"{found.version} is {found.state}")
 

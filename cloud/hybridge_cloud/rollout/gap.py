@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hybridge_cloud.rollout.component_standing import UP, healthy_since_ms, is_healthy, last_sign_ms
+from hybridge_cloud.rollout.component_standing import BROKEN, UP, healthy_since_ms, is_healthy, last_sign_ms
 from hybridge_cloud.rollout.observation import DeviceView, Observation
-from hybridge_cloud.rollout.standing import Asked, End, Standing
+from hybridge_cloud.rollout.standing import MAX_REASON, Asked, End, Standing
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import Reader
 
@@ -88,11 +88,15 @@ def followed(
 
 
 def _of(gap: Gap | None, item: Standing, view: DeviceView, wave: WaveState, asked: Asked) -> Gap | None:
-    is_lost = item.end is End.FAILED or (item.end is End.REFUSED and gap is None)
+    is_broken = view.component is not None and view.component.state == BROKEN
+    is_lost = item.end is End.FAILED or is_broken
+    if gap is None:  # an update that failed while its ring was being put back already was a loss, too
+        is_lost = is_lost or item.end is End.REFUSED or bool(view.update_failed)
     if is_lost and (gap is None or (gap.until_ms and not is_healthy(view, asked, gap.since_ms))):
         # One that is lost again is counted from its first loss: longer than it was, never shorter.
         since_ms = last_sign_ms(view, asked, wave.written_at_ms) if gap is None else gap.since_ms
-        gap = Gap(item.thing, since_ms, item.why)
+        why = f"Greengrass: {view.update_failed[:MAX_REASON]}" if view.update_failed else item.why
+        gap = Gap(item.thing, since_ms, why)
     if gap is None or gap.until_ms or not is_healthy(view, asked, gap.since_ms):
         return gap
     return replace(gap, until_ms=healthy_since_ms(view, gap.since_ms), by=_by(view, wave))

@@ -128,21 +128,20 @@ def _view(plan: Plan, state: State, thing: str, ring: Ring, revision: Revision |
     if not plan.is_component:
         reports = tuple(item for item in reports if item.model == plan.model)
     epoch, carriers = _asked(plan, state, ring.number, revision)
-    execution = _execution(greengrass.executions(thing), ring, carriers)
+    executions = greengrass.executions(thing)
+    execution = _execution(executions, ring, carriers)
     reached = any(item.rollout == plan.id and item.epoch >= epoch for item in reports) if epoch else False
     taken = reached or (execution is not None and execution.status not in _NOT_TAKEN)
-    failed = ""
-    if execution is not None and execution.status in _FAILED:
-        failed = f"{execution.status}: {execution.reason or 'no reason given'}"
     return DeviceView(
         thing=thing,
         ring=ring.number,
         online=now_ms - heard_ms <= plan.limits.report_seconds * 1000,
         last_report_ms=report_ms,
         taken=taken,
-        failed=failed,
+        failed=_failure(execution),
         reports=reports,
         succeeded=execution is not None and execution.status in _SUCCEEDED,
+        update_failed=_failure(_execution(executions, ring, _forward(state, ring.number))),
     )
 
 
@@ -167,6 +166,17 @@ def _asked(plan: Plan, state: State, ring: int, revision: Revision | None) -> tu
 
 def _execution(executions: Iterable[Execution], ring: Ring, carriers: frozenset[str]) -> Execution | None:
     return next((item for item in executions if item.target == ring.arn and item.deployment in carriers), None)
+
+
+def _forward(state: State, ring: int) -> frozenset[str]:
+    return frozenset(wave.deployment for wave in state.waves if wave.ring == ring and wave.deployment)
+
+
+def _failure(execution: Execution | None) -> str:
+    """Why it failed, "" where it did not."""
+    if execution is None or execution.status not in _FAILED:
+        return ""
+    return f"{execution.status}: {execution.reason or 'no reason given'}"
 
 
 def _at_once(function: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -43,6 +43,7 @@ class DeviceView:
         reports: its last report's entries of the rollout's model: what serves, and what was refused. Of every model,
             where a component is rolled out.
         component: the component that is rolled out, as the device's nucleus last told; None where it has none.
+        update_failed: why Greengrass says that the wave's own deployment failed there, whatever was asked since.
         reports_due: whether a server of ours is among what its ring is asked for, so that it must report.
     """
 
@@ -55,6 +56,7 @@ class DeviceView:
     reports: tuple[ModelReport, ...] = ()
     succeeded: bool = False
     component: InstalledComponent | None = None
+    update_failed: str = ""
     reports_due: bool = False
 
 
