@@ -28,7 +28,7 @@ from hybridge_edge.uplink_status import UplinkStatus
 
 PERIOD_SECONDS = 15 * 60.0
 FRESH_SECONDS = 10 * 60.0
-"""How long a server that has just started reports as often as in a rollout: who changed it wants to know how it does."""
+"""How long a server that has just started reports as often as in a rollout: who changed it wants to know."""
 SETTLE_SECONDS = 0.2
 """Changes that come this close together make one report."""
 RETRY_SECONDS = 60.0

@@ -262,7 +262,7 @@ def test_while_a_rollout_judges_reports_come_often_and_durations_with_them_when_
 def test_a_server_that_has_just_started_reports_often_and_then_no_more(
     core: Core, reporter: Any, wait_for: Any
 ) -> None:
-    one = reporter([model(1)], evaluating_seconds=0.02, fresh_seconds=0.3)
+    one = reporter([model(1)], evaluating_seconds=0.02, fresh_seconds=1.0)
     wait_for(lambda: len(core.published) >= 3)
     wait_for(lambda: one._period == PERIOD_SECONDS)
 
