@@ -17,7 +17,7 @@ from hybridge_cloud.aws import session
 from hybridge_cloud.fleet.logs import group_prefix, stream
 from hybridge_edge.contract.errors import Conflict, HybridgeError
 
-PERIOD_SECONDS = 5.0
+PERIOD_SECONDS = 2.0
 """Shorter than the log manager's five minutes: nobody pays for a line here."""
 CLOSE_SECONDS = 2.0
 MAX_BYTES = 256 * 1024
