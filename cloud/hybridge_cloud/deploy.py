@@ -32,7 +32,7 @@ MAX_MERGE_BYTES = 7_000
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What to deploy: ``name`` is a model's name or a component's short name."""
+    """What to deploy: ``name`` is a model's name, a short name of ours, or a component's full name, with its dots."""
 
     name: str
     version: str
@@ -47,11 +47,17 @@ class Target:
 
     @property
     def is_model(self) -> bool:
-        return self.name not in COMPONENTS
+        return self.name not in COMPONENTS and "." not in self.name
 
     def component(self, prefix: str) -> str:
         """The full name of its component."""
-        return names.ComponentNames(prefix).model(self.name) if self.is_model else f"{prefix}.{self.name}"
+        if self.is_model:
+            return names.ComponentNames(prefix).model(self.name)
+        return names.component_name(self.name) if "." in self.name else f"{prefix}.{self.name}"
+
+    def held(self, prefix: str) -> str:
+        """The name under which a rollout holds it: the model's, or the component's full one."""
+        return self.name if self.is_model else self.component(prefix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +115,7 @@ def deploy(
     digests = {target.name: registry.get(bucket, target.name, target.version).digest
                for target in targets if target.is_model}  # fmt: skip
     for target in targets:
-        if target.is_model:
-            rollouts.refuse_if_held(bucket, fleet, target.name)
+        rollouts.refuse_if_held(bucket, fleet, target.held(record.prefix))
         check_published(target, record.prefix)
     latest = {ring: greengrass.latest_deployment(ring.arn) for ring in membership.rings(fleet)}
     chosen = {ring: found.components if found else {} for ring, found in latest.items() if ring.devices or found}

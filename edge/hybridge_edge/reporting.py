@@ -1,5 +1,5 @@
 """The device's report: what it runs, sent to its named shadow on change and every quarter of an hour, and often while a
-rollout judges what this device runs. Durations go with it, as telemetry.
+rollout judges what this device runs, or has just changed the server itself. Durations go with it, as telemetry.
 
 The device's word is what a rollout is judged by, so its sequence grows over restarts and the newest state is sent until
 the nucleus takes it. Without a nucleus nothing is sent, and a single line in the log says so.
@@ -27,6 +27,8 @@ from hybridge_edge.greengrass import Nucleus
 from hybridge_edge.uplink_status import UplinkStatus
 
 PERIOD_SECONDS = 15 * 60.0
+FRESH_SECONDS = 10 * 60.0
+"""How long a server that has just started reports as often as in a rollout: who changed it wants to know."""
 SETTLE_SECONDS = 0.2
 """Changes that come this close together make one report."""
 RETRY_SECONDS = 60.0
@@ -72,7 +74,7 @@ class Reporter:
     Args:
         thing: this device. snapshot: called in the reporter's thread whenever a report is due; may not block for long.
         folder: where the sequence is kept, over restarts. connect: gives a nucleus, or None where there is none.
-        evaluating_seconds: between two reports while a rollout judges.
+        evaluating_seconds: between two reports while a rollout judges. fresh_seconds: from the start, as often as that.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Reporter:
         *,
         connect: Callable[[], Nucleus | None] = greengrass.connect,
         evaluating_seconds: float,
+        fresh_seconds: float = FRESH_SECONDS,
     ) -> None:
         self._thing = names.thing_name(thing)
         self._snapshot = snapshot
@@ -96,6 +99,7 @@ class Reporter:
         self._backoff = Backoff(RETRY_SECONDS)
         self._error = self._telemetry_error = ""
         self._evaluating_seconds = evaluating_seconds
+        self._fresh_until = time.monotonic() + fresh_seconds
         self._period = PERIOD_SECONDS
         self._told: dict[str, tuple[str, int]] = {}
         self._thread = threading.Thread(target=self._run, name="reporting", daemon=True)
@@ -142,7 +146,8 @@ class Reporter:
             if self._nucleus is None:
                 return True
             snapshot = self._snapshot()
-            self._period = self._evaluating_seconds if snapshot.evaluating else PERIOD_SECONDS
+            often = snapshot.evaluating or time.monotonic() < self._fresh_until
+            self._period = self._evaluating_seconds if often else PERIOD_SECONDS
             report = self._report(snapshot)
             self._nucleus.publish_to_iot_core(names.shadow_update_topic(self._thing), report.to_shadow_update())
             self._send_durations(self._nucleus, snapshot.durations)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 
 from hybridge_cloud.aws import iot, session
+from hybridge_cloud.fleet import logs
 from hybridge_cloud.sandbox import devices, lifecycle, processes
 from hybridge_cloud.sandbox.folder import Ports, Recorded, SandboxFolder, environment
 from hybridge_cloud.sandbox.lifecycle import RunningSandbox, running
-from hybridge_edge.contract.errors import Conflict, InvalidName, ModelNotFound, UsageError
+from hybridge_edge.contract.errors import Conflict, InvalidName, ModelNotFound, Refused, UsageError
 
 GROUP = "arn:aws:iot:us-east-1:000000000000:thinggroup/shop-r0"
 
@@ -42,6 +44,16 @@ def groups_of(ports: Ports, thing: str) -> list[str]:
         return list(iot.groups_of(thing))
 
 
+def logged(ports: Ports, thing: str) -> set[str]:
+    """What a device's own process has sent to the account's CloudWatch Logs."""
+    now = time.time_ns() // 1_000_000
+    with session.using(environment(ports)):
+        try:
+            return {line.text for line in logs.tail(logs.Query(thing), now - 120_000, now + 1)}
+        except Refused:
+            return set()
+
+
 def components(folder: SandboxFolder) -> list[Recorded]:
     return [process for process in processes.belonging(folder) if ipc_socket(process) is not None]
 
@@ -61,7 +73,7 @@ def test_a_device_is_added_deployed_to_killed_and_removed(
         with pytest.raises(Conflict):
             devices.add(folder, ports, "till", "shop", "classic", None, None, said.append)
 
-        recipe = make_recipe("tests.Long", "1.0.0").replace(b"echo up", b"cd '{work:path}' && exec sleep 600")
+        recipe = make_recipe("tests.Long", "1.0.0").replace(b"echo up", b"cd '{work:path}' && echo up; exec sleep 600")
         greengrass.create_component_version(inlineRecipe=recipe)
         greengrass.create_deployment(targetArn=GROUP, components={"tests.Long": {"componentVersion": "1.0.0"}})
         assert processes.wait_until(lambda: effective(greengrass, "till") == ["SUCCEEDED"], 30)
@@ -80,6 +92,7 @@ def test_a_device_is_added_deployed_to_killed_and_removed(
         assert ipc is not None
         sockets = [Path(devices.environment(folder, "till")["HYBRIDGE_RUNTIME_DIR"]), ipc.parent]
         assert all(one.is_dir() and not one.is_relative_to(folder.root) for one in sockets)
+        assert processes.wait_until(lambda: "up" in logged(ports, "till"), 20)
         (folder.device("till") / "device.json").rename(folder.device("till") / "device.json.removed")  # and killed
         devices.remove(folder, ports, "till")
         assert devices.registered(folder) == []

@@ -61,11 +61,12 @@ class Execution:
 
 @dataclass(frozen=True, slots=True)
 class InstalledComponent:
-    """A component on a device, and its lifecycle state there."""
+    """A component on a device, its lifecycle state there, and since when it has that (Unix time, ms; 0 unknown)."""
 
     name: str
     version: str
     state: str
+    changed_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,13 @@ def find_component(name: str, version: str) -> ComponentVersion | None:
     """This account's component version, or None."""
     arn = component_versions(name).get(version, "")
     return describe_component(arn) if arn else None
+
+
+def recipe_of(arn: str) -> bytes:
+    """The recipe of a component version, as the account keeps it. Raises NotFound."""
+    answer = session.call(SERVICE, "get_component", arn=arn, recipeOutputFormat="JSON")
+    recipe = answer["recipe"]
+    return bytes(recipe) if isinstance(recipe, bytes | bytearray) else str(recipe).encode()
 
 
 def component_versions(name: str) -> dict[str, str]:
@@ -208,7 +216,13 @@ def installed(thing: str) -> tuple[InstalledComponent, ...]:
     except session.NotFound:
         return ()
     return tuple(
-        InstalledComponent(item["componentName"], item["componentVersion"], item["lifecycleState"]) for item in found
+        InstalledComponent(
+            item["componentName"],
+            item["componentVersion"],
+            item["lifecycleState"],
+            int(item["lastStatusChangeTimestamp"].timestamp() * 1000) if "lastStatusChangeTimestamp" in item else 0,
+        )
+        for item in found
     )
 
 

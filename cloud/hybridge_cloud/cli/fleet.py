@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hybridge_cloud.cli import fleet_logs
+
 if TYPE_CHECKING:
     from hybridge_cloud.fleet.enrolment import Enrolled
     from hybridge_cloud.fleet.standing import DeviceStanding
@@ -136,6 +138,9 @@ def show(fleet: Fleet, as_json: AsJson = False) -> None:
         typer.echo(f"ring {ring.number}: {', '.join(wanted) or 'no deployment'}")
         for device in ring.devices:
             typer.echo(f"  {device.thing}: {_line(device)}")
+
+
+app.command("logs")(fleet_logs.logs)
 
 
 def _line(device: DeviceStanding) -> str:

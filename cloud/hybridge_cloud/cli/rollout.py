@@ -1,4 +1,4 @@
-"""``hybridge rollout``: a model version onto a fleet, ring by ring, and back again."""
+"""``hybridge rollout``: a version of a model or a component onto a fleet, ring by ring, and back again."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from hybridge_cloud.rollout.state import State
 
 app = typer.Typer(
-    help="Roll a model version out, ring by ring, judged by what devices report, and put it back.",
+    help="Roll a version of a model or component out, ring by ring, judged by what devices report; put it back.",
     no_args_is_help=True,
 )
-_What = Annotated[str, typer.Argument(metavar="MODEL@VERSION|ID", help="The rollout: its id, or its version's newest.")]
+_What = Annotated[str, typer.Argument(metavar="NAME@VERSION|ID", help="The rollout: its id, or its version's newest.")]
 _Fleet = Annotated[str, typer.Option("--fleet", help="The fleet.")]
 _Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 _Limits = Annotated[
@@ -30,7 +30,7 @@ POLL_SECONDS = 1.0
 
 @app.command()
 def plan(
-    target: Annotated[str, typer.Argument(metavar="MODEL@VERSION")],
+    target: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="A model's name, or a component's.")],
     fleet: _Fleet,
     file: _Limits = None,
     as_json: _Json = False,
@@ -147,7 +147,7 @@ def rollback(what: _What, fleet: _Fleet, as_json: _Json = False) -> None:
     """Put the version before back on every ring of a rollout that has succeeded."""
     from hybridge_cloud.aws.s3 import Bucket
     from hybridge_cloud.fleet import record as fleet_record
-    from hybridge_cloud.rollout import commands
+    from hybridge_cloud.rollout import commands, prepare
     from hybridge_cloud.rollout import record as rollouts
     from hybridge_cloud.rollout.state import Status
     from hybridge_edge.contract.errors import Refused
@@ -156,11 +156,10 @@ def rollback(what: _What, fleet: _Fleet, as_json: _Json = False) -> None:
     record = _found(bucket, what, fleet)
     made = record.plan
     if record.state.status is Status.SUCCEEDED:
-        runs = fleet_record.read(bucket, fleet).find(made.model)
-        if runs is None or runs.digest != made.digest:
+        runs, is_ours = prepare.runs_now(bucket, made)
+        if not is_ours:
             raise Refused(
-                f"The fleet {fleet!r} is meant to run {made.model} {runs.version if runs else 'not at all'}, "
-                f"not {made.version}.",
+                f"The fleet {fleet!r} is meant to run {made.model} {runs or 'not at all'}, not {made.version}.",
                 "Roll back what it runs, or roll out the version you want.",
             )
         rollouts.claim(bucket, record)
@@ -237,7 +236,7 @@ def _planned(bucket: Bucket, what: str, fleet: str, file: Path | None) -> Record
 
 
 def _still_planned(bucket: Bucket, what: str, fleet: str) -> Record | None:
-    """The rollout that was planned and not begun: the one of an id, or the newest of MODEL@VERSION if it is that."""
+    """The rollout that was planned and not begun: the one of an id, or the newest of NAME@VERSION if it is that."""
     from hybridge_cloud.rollout import record as rollouts
     from hybridge_cloud.rollout.state import Status
 

@@ -53,6 +53,8 @@ def lines(record: Record) -> Iterator[str]:
         yield f"ring {wave.ring}: {wave.status.value}, {', '.join(planned.devices) or 'no devices'}{_written(wave)}"
         for verdict in wave.verdicts:
             yield f"  {verdict.outcome.value} {verdict.gate.value}: {verdict.reason}"
+    for gap in state.gaps:
+        yield f"gap: {gap.sentence(plan.model)}"
     for item in state.exceptions:
         yield f"not there: {item.thing}: {item.why}"
     if not state.is_over:
@@ -69,6 +71,8 @@ def why(record: Record, entries: tuple[Entry, ...]) -> Iterator[str]:
             if verdict.outcome is not Outcome.PASS:
                 test = f" ({verdict.test})" if verdict.test else ""
                 yield f"ring {wave.ring}: {verdict.outcome.value} {verdict.gate.value}{test}: {verdict.reason}"
+    for gap in record.state.gaps:
+        yield f"gap: {gap.sentence(record.plan.model)}"
     for item in record.state.exceptions:
         yield f"not there: {item.thing}: {item.why}"
     for entry in entries:
@@ -170,6 +174,8 @@ def _cells(view: DeviceView | None) -> tuple[str, ...]:
     if view is None:
         return "?", "", "", "", ""
     runs = "; ".join(f"{item.version} {item.state.value}" for item in view.reports) or view.failed or "no report"
+    if view.component is not None:
+        runs = f"{view.component.version} {view.component.state}"
     active = next((item for item in view.reports if item.state is PackageState.ACTIVE), None)
     when = _clock(view.last_report_ms) if view.last_report_ms else "never"
     return runs, *_evidence(active), when if view.online else f"{when}, offline"

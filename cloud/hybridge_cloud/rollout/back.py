@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hybridge_cloud.rollout import gap
 from hybridge_cloud.rollout.observation import Observation
 from hybridge_cloud.rollout.plan import Plan
 from hybridge_cloud.rollout.revisions import FOREIGN_REVISION, foreign_ring
-from hybridge_cloud.rollout.standing import Asked, End, Standing, standings
+from hybridge_cloud.rollout.standing import End, Standing
+from hybridge_cloud.rollout.standings import asked_back, standings
 from hybridge_cloud.rollout.state import DeviceException, State, Status, WaveState, WaveStatus
-
-
-def asked_back(plan: Plan, state: State, since_ms: int) -> Asked:
-    """What a device that was reached is asked for now."""
-    return Asked(plan.previous_digest, plan.id, state.put_back_epoch, since_ms)
 
 
 def go_back(plan: Plan, state: State, observation: Observation, now_ms: int, audit: list[str]) -> State:
@@ -29,10 +26,12 @@ def go_back(plan: Plan, state: State, observation: Observation, now_ms: int, aud
     for wave in state.waves:
         if not wave.is_reached or wave.foreign:
             continue
-        asked = asked_back(plan, state, wave.put_back_written_at_ms or now_ms)
+        asked = asked_back(plan, state, wave, wave.put_back_written_at_ms or now_ms)
         seen = standings(
             plan.wave(wave.ring).devices, wave.ring, observation, asked, plan.limits.report_seconds, now_ms
         )
+        if plan.is_component:
+            state = gap.followed(state, wave, seen, observation, asked, audit)
         exceptions.extend(DeviceException(item.thing, item.why) for item in seen if item.end is not End.DONE)
         if wave.status is WaveStatus.PUT_BACK and not wave.put_back_deployment:
             state = state.with_wave(replace(wave, status=WaveStatus.FAILED))

@@ -184,8 +184,11 @@ class Controller:
 def settle(bucket: Bucket, plan: Plan, state: State) -> None:
     """Make the fleet's record say what a rollout that is over left behind. Doing it again changes nothing.
 
-    A newer deployment's word, which has a higher epoch, stays.
+    A newer deployment's word, which has a higher epoch, stays. What a ring runs of a component that is no model, its
+    latest deployment says.
     """
+    if plan.is_component:
+        return
     if state.status is Status.SUCCEEDED:
         now = FleetModel(plan.model, plan.version, plan.digest, plan.id, state.epoch)
     elif state.status is Status.PUT_BACK:

@@ -14,14 +14,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hybridge_cloud.rollout import gates
+from hybridge_cloud.rollout import component_gates, gap, gates
 from hybridge_cloud.rollout.action import Action, wanted
-from hybridge_cloud.rollout.back import asked_back, go_back
+from hybridge_cloud.rollout.back import go_back
+from hybridge_cloud.rollout.baseline import Baseline, measure
 from hybridge_cloud.rollout.commands import put_back, withdrawn
-from hybridge_cloud.rollout.observation import Observation
+from hybridge_cloud.rollout.observation import DeviceView, Observation
 from hybridge_cloud.rollout.plan import Plan
 from hybridge_cloud.rollout.revisions import FOREIGN_REVISION, adopted, foreign_ring
-from hybridge_cloud.rollout.standing import Asked, End, Standing, has_converged, standings
+from hybridge_cloud.rollout.standing import Asked, End, Standing
+from hybridge_cloud.rollout.standings import asked_back, asked_forward, has_converged, standings
 from hybridge_cloud.rollout.state import ENDED, DeviceException, State, Status, WaveState, WaveStatus
 from hybridge_cloud.rollout.verdict import GateVerdict, Outcome
 
@@ -53,7 +55,7 @@ def decide(plan: Plan, state: State, observation: Observation, now_ms: int) -> D
     if after.status is Status.PUTTING_BACK:
         after = go_back(plan, after, observation, now_ms, audit)
     elif after.status in ENDED:
-        after = _followed(plan, after, observation, audit)
+        after = _followed(plan, after, observation, now_ms, audit)
     if after.status is not state.status:
         is_said = not after.reason or after.reason == state.reason or after.reason in audit
         audit.append(f"{state.status.value} -> {after.status.value}" + ("" if is_said else f": {after.reason}"))
@@ -85,14 +87,16 @@ def _watch(plan: Plan, state: State, observation: Observation, now_ms: int, audi
     for wave in state.waves:
         if not wave.is_reached:
             continue
-        asked = Asked(plan.digest, plan.id, wave.epoch, wave.written_at_ms)
+        asked = asked_forward(plan, wave, wave.written_at_ms)
         seen = standings(
             plan.wave(wave.ring).devices, wave.ring, observation, asked, plan.limits.report_seconds, now_ms
         )
         is_paused, is_running = state.status is Status.PAUSED, wave.status is WaveStatus.WRITTEN
         late = is_running and not is_paused
         late = late and now_ms - wave.written_at_ms > plan.limits.deadline_seconds * 1000
-        verdicts = gates.judge(plan, seen, late) if seen else ()
+        verdicts = _judged(plan, wave, seen, late) if seen else ()
+        if plan.is_component:
+            state = gap.followed(state, wave, seen, observation, asked, audit)
         failed = [verdict for verdict in verdicts if verdict.outcome is Outcome.FAIL]
         if is_running:
             wave = replace(wave, verdicts=verdicts)
@@ -163,13 +167,14 @@ def _next(plan: Plan, state: State, observation: Observation, now_ms: int, audit
         epoch=state.epoch,
         written_at_ms=now_ms,
         before=revision.deployment,
+        baseline=_baseline(plan, pending.ring, observation),
     )
     audit.append(f"ring {pending.ring} is being written with {plan.title} at epoch {state.epoch}")
     reason = f"ring {pending.ring}: its deployment is being written"
     return replace(state.with_wave(begun), status=Status.RUNNING, reason=reason)
 
 
-def _followed(plan: Plan, state: State, observation: Observation, audit: list[str]) -> State:
+def _followed(plan: Plan, state: State, observation: Observation, now_ms: int, audit: list[str]) -> State:
     """A rollout that is over: take devices off the list as they return and converge.
 
     A first version that failed is withdrawn where its writer died before it could say what it had written.
@@ -180,17 +185,32 @@ def _followed(plan: Plan, state: State, observation: Observation, audit: list[st
     for item in state.exceptions:
         view = observation.view(item.thing)
         ring = next((wave.ring for wave in plan.waves if item.thing in wave.devices), view.ring if view else None)
-        if view is not None and ring is not None and has_converged(view, _asked_at_end(plan, state, ring)):
+        if view is not None and ring is not None and _has_converged(plan, state, view, ring, now_ms):
             audit.append(f"{item.thing} has converged")
         else:
             left.append(item)
     return replace(state, exceptions=tuple(left))
 
 
+def _has_converged(plan: Plan, state: State, view: DeviceView, ring: int, now_ms: int) -> bool:
+    return has_converged(view, _asked_at_end(plan, state, ring), plan.limits.report_seconds, now_ms)
+
+
 def _asked_at_end(plan: Plan, state: State, ring: int) -> Asked:
     if state.status is Status.PUT_BACK:
-        return asked_back(plan, state, 0)
-    return Asked(plan.digest, plan.id, state.wave(ring).epoch, 0)
+        return asked_back(plan, state, state.wave(ring), 0)
+    return asked_forward(plan, state.wave(ring), 0)
+
+
+def _judged(plan: Plan, wave: WaveState, seen: Sequence[Standing], late: bool) -> tuple[GateVerdict, ...]:
+    if plan.is_component:
+        return component_gates.judge(plan, wave.baseline or Baseline(), seen, late)
+    return gates.judge(plan, seen, late)
+
+
+def _baseline(plan: Plan, ring: int, observation: Observation) -> Baseline | None:
+    """What a ring's devices report before a component is changed there."""
+    return measure(view for view in observation.devices if view.ring == ring) if plan.is_component else None
 
 
 def _sentence(verdict: GateVerdict) -> str:

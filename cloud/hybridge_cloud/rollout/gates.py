@@ -39,14 +39,14 @@ def judge(plan: Plan, standings: Sequence[Standing], late: bool) -> tuple[GateVe
     done = sum(item.end is End.DONE for item in standings)
     paired = [(thing, evidence) for thing, evidence in running if evidence.against == plan.previous_digest]
     verdicts = (
-        _activation(standings, limits, late),
+        activation(standings, limits, late),
         _pooled(Gate.ERRORS, running, limits, "requests failed", limits.error_rate, lambda seen: seen.errors),
         _pooled(Gate.GUARDS, running, limits, "answers broke a guard", limits.guard_rate, lambda seen: seen.guarded),
         _latency(plan, paired, done),
         _probes(plan, paired, done),
         _live(plan, paired),
     )
-    return tuple(_ended(verdict, limits) if late else verdict for verdict in verdicts)
+    return tuple(ended(verdict, limits) if late else verdict for verdict in verdicts)
 
 
 def expected_disagreement(plan: Plan) -> tuple[float, str]:
@@ -62,10 +62,10 @@ def expected_disagreement(plan: Plan) -> tuple[float, str]:
         return 2.0, f"the package was compared with another version than {plan.previous_version}, which runs"
     bound = binomial.upper_bound(comparison.disagreed, comparison.rows, CONFIDENCE)
     margin = plan.limits.disagreement_margin
-    return bound + margin, f"{_percent(bound)} + {_percent(margin)} expected"
+    return bound + margin, f"{percent(bound)} + {percent(margin)} expected"
 
 
-def _activation(standings: Sequence[Standing], limits: Limits, late: bool) -> GateVerdict:
+def activation(standings: Sequence[Standing], limits: Limits, late: bool) -> GateVerdict:
     def of(*ends: End) -> list[Standing]:
         return [item for item in standings if item.end in ends]
 
@@ -76,13 +76,13 @@ def _activation(standings: Sequence[Standing], limits: Limits, late: bool) -> Ga
         counts += f", {len(offline)} offline"
     lost = [*bad, *missing] if late else bad
     if len(lost) > limits.failed_devices:
-        reason = f"{counts}; {len(lost)} did not, {limits.failed_devices} allowed: {_named(lost)}"
+        reason = f"{counts}; {len(lost)} did not, {limits.failed_devices} allowed: {named(lost)}"
         return GateVerdict(Gate.ACTIVATION, Outcome.FAIL, "count", reason)
     if missing and not late:
-        return GateVerdict(Gate.ACTIVATION, Outcome.HOLD, "count", f"{counts}; waiting for {_named(missing)}")
+        return GateVerdict(Gate.ACTIVATION, Outcome.HOLD, "count", f"{counts}; waiting for {named(missing)}")
     if standings and not done:
         return GateVerdict(Gate.ACTIVATION, Outcome.HOLD, "count", f"{counts}; no device speaks for it")
-    return GateVerdict(Gate.ACTIVATION, Outcome.PASS, "count", counts + (f"; not {_named(lost)}" if lost else ""))
+    return GateVerdict(Gate.ACTIVATION, Outcome.PASS, "count", counts + (f"; not {named(lost)}" if lost else ""))
 
 
 _Running = Sequence[tuple[str, Evidence]]
@@ -93,15 +93,15 @@ def _pooled(
 ) -> GateVerdict:
     total = sum(evidence.requests for _, evidence in running)
     bad = min(total, sum(count(evidence) for _, evidence in running))
-    return _sequential(gate, f"{bad} of {total} {what}", bad, total, allowed, limits.minimum_requests, limits.alpha)
+    return sequential(gate, f"{bad} of {total} {what}", bad, total, allowed, limits.minimum_requests, limits.alpha)
 
 
-def _sequential(
+def sequential(
     gate: Gate, counted: str, bad: int, total: int, allowed: float, minimum: int, alpha: float, expected: str = ""
 ) -> GateVerdict:
     test = "sequential binomial"
-    rate = f"{counted} ({_percent(bad / total)})" if total else counted
-    rate += f", at most {expected or _percent(allowed) + ' allowed'}"
+    rate = f"{counted} ({percent(bad / total)})" if total else counted
+    rate += f", at most {expected or percent(allowed) + ' allowed'}"
     p = binomial.always_valid(bad, total, allowed)
     if total >= MINIMUM_TO_FAIL and p < alpha:
         return GateVerdict(gate, Outcome.FAIL, test, f"{rate}, {test} {_p(p)}")
@@ -118,7 +118,7 @@ def _latency(plan: Plan, paired: _Running, done: int) -> GateVerdict:
     def sentence(thing: str, seen: Evidence) -> str:
         return (
             f"{thing}: {seen.probes_slower} of {seen.probes} paired runs took more than {SLOWER:g} times as long, at "
-            f"most {_percent(share)} allowed; median {seen.probe_us} us, {seen.probe_us_before} us before"
+            f"most {percent(share)} allowed; median {seen.probe_us} us, {seen.probe_us_before} us before"
         )
 
     return _each_device(Gate.LATENCY, "sign test", plan, paired, done, share, lambda seen: seen.probes_slower, sentence)
@@ -130,7 +130,7 @@ def _probes(plan: Plan, paired: _Running, done: int) -> GateVerdict:
     allowed, made_up = expected_disagreement(plan)
 
     def sentence(thing: str, seen: Evidence) -> str:
-        rate = _percent(seen.probes_disagreed / seen.probes)
+        rate = percent(seen.probes_disagreed / seen.probes)
         return f"{thing}: {seen.probes_disagreed} of {seen.probes} rows ({rate}), at most {made_up}"
 
     return _each_device(
@@ -148,7 +148,7 @@ def _live(plan: Plan, paired: _Running) -> GateVerdict:
     bad = min(total, sum(evidence.live_disagreed for _, evidence in paired))
     counted = f"{bad} of {total} rows"
     limits = plan.limits
-    return _sequential(Gate.LIVE, counted, bad, total, allowed, limits.minimum_live, limits.alpha, made_up)
+    return sequential(Gate.LIVE, counted, bad, total, allowed, limits.minimum_live, limits.alpha, made_up)
 
 
 def _not_compared(gate: Gate, plan: Plan) -> GateVerdict | None:
@@ -195,19 +195,19 @@ def _each_device(
     return GateVerdict(gate, Outcome.PASS, test, f"{of}; the most on {sentence(thing, seen)}, {test} {_p(p)}")
 
 
-def _ended(verdict: GateVerdict, limits: Limits) -> GateVerdict:
+def ended(verdict: GateVerdict, limits: Limits) -> GateVerdict:
     if verdict.outcome is not Outcome.HOLD:
         return verdict
     reason = f"not judged within {limits.deadline_seconds} s: {verdict.reason}"
     return GateVerdict(verdict.gate, Outcome.FAIL, verdict.test, reason)
 
 
-def _named(standings: Sequence[Standing]) -> str:
+def named(standings: Sequence[Standing]) -> str:
     said = "; ".join(f"{item.thing} {item.why}" for item in standings[:NAMED])
     return said + (f"; and {len(standings) - NAMED} more" if len(standings) > NAMED else "")
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     return f"{share * 100:.1f} %" if share >= 0.01 or share == 0 else f"{share * 100:.2g} %"
 
 

@@ -164,8 +164,9 @@ class Plan:
     """A rollout, format 1. It never changes once it is written.
 
     Attributes:
-        version, digest: what is rolled out. previous_version, previous_digest: what runs before and is put back; both
-            "" where the fleet never had the model.
+        model: the model's name, or the full name, with its dots, of a component.
+        version, digest: what is rolled out; the digest of a component is its recipe's. previous_version,
+            previous_digest: what runs before and is put back; both "" where the fleet never had it.
         comparison: how often the package disagreed with the previous one at evaluation; None where nobody measured it.
         waves: in the order in which they are written; the first has a device.
         created_at_ms: Unix time. created_by: who asked for it.
@@ -203,8 +204,17 @@ class Plan:
 
     @property
     def title(self) -> str:
-        """What people call it: MODEL@VERSION."""
+        """What people call it: MODEL@VERSION or COMPONENT@VERSION."""
         return f"{self.model}@{self.version}"
+
+    @property
+    def is_component(self) -> bool:
+        """Whether a component is rolled out, not a model."""
+        return "." in self.model
+
+    def component(self, prefix: str) -> str:
+        """The full name of the component that carries it, in a fleet whose components' names begin with ``prefix``."""
+        return self.model if self.is_component else names.ComponentNames(prefix).model(self.model)
 
     def wave(self, ring: int) -> Wave:
         """The wave of a ring. Raises InvalidDocument where it has none."""
@@ -244,7 +254,7 @@ class Plan:
         plan = cls(
             id=reader.text("id"),
             fleet=reader.text("fleet", check=names.fleet_name),
-            model=reader.text("model", check=names.model_name),
+            model=reader.text("model", check=_model_or_component),
             version=reader.text("version", check=names.version),
             digest=reader.text("digest", check=names.digest),
             previous_version=names.version(previous_version) if previous_version else "",
@@ -257,3 +267,7 @@ class Plan:
         )
         reader.close()
         return plan
+
+
+def _model_or_component(text: str) -> str:
+    return names.component_name(text) if "." in text else names.model_name(text)

@@ -27,38 +27,23 @@ UNNUMBERED = "unnumbered"
 
 
 def prepare(bucket: Bucket, fleet: str, target: Target, limits: Limits, now_ms: int) -> Plan:
-    """The plan of rolling a published model out over the fleet's rings, not stored yet.
+    """The plan of rolling a published model or component out over the fleet's rings, not stored yet.
 
     Raises:
-        Refused: no such fleet, no devices, not published, the fleet runs it, another rollout holds the model, or a
-            ring has no inference server. Conflict: a device gets the component from somewhere else too.
-        UsageError: the target is no model.
+        Refused: no such fleet, no devices, not published, the fleet runs it, another rollout holds it, or a ring
+            has no inference server. Conflict: a device gets the component from somewhere else too.
+        UsageError: a model is named by its component.
     """
-    if not target.is_model:
-        raise UsageError(
-            f"{target.name} is a component, not a model.", f"Use: hybridge deploy {target.name}@{target.version}"
-        )
     found = fleet_record.read(bucket, fleet)
+    if not target.is_model:
+        return _component(bucket, fleet, target, found.prefix, limits, now_ms)
     new = registry.get(bucket, target.name, target.version)
     check_published(target, found.prefix)
     before = found.find(target.name)
     if before is not None and before.digest == new.digest:
         raise Refused(f"The fleet {fleet!r} runs {target.name} {before.version} already.", "Roll out another version.")
     rollouts.refuse_if_held(bucket, fleet, target.name)
-    waves = []
-    for ring in membership.rings(fleet):
-        latest = greengrass.latest_deployment(ring.arn)
-        if not ring.devices and latest is None:
-            continue
-        revised(latest.components if latest else {}, [target], [], found.prefix, "", 0, Mode.ACTIVATE)
-        _refuse_overlap(ring, target.component(found.prefix))
-        waves.append(Wave(ring.number, ring.group, ring.devices))
-    if not waves or not waves[0].devices:
-        raise Refused(
-            f"The fleet {fleet!r} has no device to begin with.",
-            f"Enrol one into its first ring: hybridge sandbox device add NAME --fleet {fleet} --ring 0",
-        )
-    _refuse_parent(fleet, target.component(found.prefix))
+    waves = _waves(fleet, target, found.prefix)
     return Plan(
         id=UNNUMBERED,
         fleet=fleet,
@@ -68,22 +53,115 @@ def prepare(bucket: Bucket, fleet: str, target: Target, limits: Limits, now_ms: 
         previous_version=before.version if before else "",
         previous_digest=before.digest if before else "",
         comparison=_comparison(bucket, target, new.digest, before.digest) if before else None,
-        waves=tuple(waves),
+        waves=waves,
         limits=limits,
         created_at_ms=now_ms,
         created_by=operator(),
     )
 
 
+def _component(bucket: Bucket, fleet: str, target: Target, prefix: str, limits: Limits, now_ms: int) -> Plan:
+    """The plan of a component's rollout: what its rings run of it, their latest deployments say."""
+    name = target.component(prefix)
+    if name.startswith(f"{prefix}.model."):
+        model = name.removeprefix(f"{prefix}.model.")
+        raise UsageError(f"{name} is the component of a model.", f"Roll out the model: {model}@{target.version}")
+    check_published(target, prefix)
+    before = deployed_version(fleet, name)
+    if before == target.version:
+        raise Refused(f"The fleet {fleet!r} runs {name} {before} already.", "Roll out another version.")
+    rollouts.refuse_if_held(bucket, fleet, name)
+    waves = _waves(fleet, target, prefix)
+    versions = greengrass.component_versions(name)
+    return Plan(
+        id=UNNUMBERED,
+        fleet=fleet,
+        model=name,
+        version=target.version,
+        digest=sha256(greengrass.recipe_of(versions[target.version])),
+        previous_version=before,
+        previous_digest=_recipe_digest(name, before, versions) if before else "",
+        comparison=None,
+        waves=waves,
+        limits=limits,
+        created_at_ms=now_ms,
+        created_by=operator(),
+    )
+
+
+def deployed_version(fleet: str, component: str) -> str:
+    """The version that every ring of a fleet is asked to run, "" where none names the component.
+
+    Raises:
+        Refused: the rings are not asked for the same.
+    """
+    found = {}
+    for ring in membership.rings(fleet):
+        latest = greengrass.latest_deployment(ring.arn)
+        if ring.devices or latest is not None:
+            wanted = latest.components.get(component) if latest is not None else None
+            found[ring.number] = wanted.version if wanted is not None else ""
+    if len(set(found.values())) > 1:
+        said = ", ".join(f"ring {ring} {version or 'none'}" for ring, version in found.items())
+        raise Refused(
+            f"The rings of {fleet!r} run different versions of {component}: {said}.",
+            f"Make them alike first: hybridge deploy {component}@VERSION --fleet {fleet}",
+        )
+    return next(iter(found.values()), "")
+
+
+def _recipe_digest(name: str, version: str, versions: dict[str, str]) -> str:
+    """Raises Refused where the version that would be put back is gone from the account."""
+    if version not in versions:
+        raise Refused(
+            f"{name} {version}, which runs now, is not in the account any more: it could not be put back.",
+            "Publish it again under that version, or use hybridge deploy, which puts nothing back.",
+        )
+    return sha256(greengrass.recipe_of(versions[version]))
+
+
+def _waves(fleet: str, target: Target, prefix: str) -> tuple[Wave, ...]:
+    waves = []
+    for ring in membership.rings(fleet):
+        latest = greengrass.latest_deployment(ring.arn)
+        if not ring.devices and latest is None:
+            continue
+        revised(latest.components if latest else {}, [target], [], prefix, "", 0, Mode.ACTIVATE)
+        _refuse_overlap(ring, target.component(prefix))
+        waves.append(Wave(ring.number, ring.group, ring.devices))
+    if not waves or not waves[0].devices:
+        raise Refused(
+            f"The fleet {fleet!r} has no device to begin with.",
+            f"Enrol one into its first ring: hybridge sandbox device add NAME --fleet {fleet} --ring 0",
+        )
+    _refuse_parent(fleet, target.component(prefix))
+    return tuple(waves)
+
+
 def refuse_if_outdated(bucket: Bucket, plan: Plan) -> None:
     """Raise Refused where the fleet is meant to run another version by now than the one that a plan replaces."""
-    runs = fleet_record.read(bucket, plan.fleet).find(plan.model)
-    if (runs.digest if runs else "") != plan.previous_digest:
+    version, digest = _runs(bucket, plan)
+    if digest != plan.previous_digest:
         raise Refused(
             f"{plan.id} was planned to replace {plan.previous_version or 'nothing'}, and the fleet {plan.fleet!r} runs "
-            f"{runs.version if runs else 'nothing'} of {plan.model} by now.",
+            f"{version or 'nothing'} of {plan.model} by now.",
             f"Abort it and plan again: hybridge rollout abort {plan.id} --fleet {plan.fleet}",
         )
+
+
+def runs_now(bucket: Bucket, plan: Plan) -> tuple[str, bool]:
+    """The version that a fleet is meant to run of what a plan changes, "" for none, and whether it is the plan's."""
+    version, digest = _runs(bucket, plan)
+    return version, digest == plan.digest
+
+
+def _runs(bucket: Bucket, plan: Plan) -> tuple[str, str]:
+    """Version and digest; of a component the plan's own digests stand for its versions, which nobody can change."""
+    if plan.is_component:
+        version = deployed_version(plan.fleet, plan.model)
+        return version, {plan.version: plan.digest, plan.previous_version: plan.previous_digest}.get(version, version)
+    found = fleet_record.read(bucket, plan.fleet).find(plan.model)
+    return (found.version, found.digest) if found else ("", "")
 
 
 def adopt(bucket: Bucket, plan: Plan, holder: str) -> tuple[str, ...]:

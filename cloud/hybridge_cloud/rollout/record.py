@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from hybridge_cloud.aws.s3 import Bucket, ObjectMissing
+from hybridge_cloud.components.build import COMPONENTS
+from hybridge_cloud.fleet import record as fleet_record
 from hybridge_cloud.rollout.plan import Plan
 from hybridge_cloud.rollout.state import State, Status, planned
 from hybridge_edge.contract import names
@@ -102,7 +104,7 @@ def read(bucket: Bucket, fleet: str, rollout: str) -> Record:
 
 
 def find(bucket: Bucket, fleet: str, what: str) -> Record:
-    """A rollout by its id, or the newest one of MODEL@VERSION. Raises Refused where there is none."""
+    """A rollout by its id, or the newest one of NAME@VERSION. Raises Refused where there is none."""
     found = newest(bucket, fleet, what) if "@" in what else read(bucket, fleet, what)
     if found is None:
         raise Refused(
@@ -112,9 +114,9 @@ def find(bucket: Bucket, fleet: str, what: str) -> Record:
 
 
 def newest(bucket: Bucket, fleet: str, what: str) -> Record | None:
-    """The newest rollout of MODEL@VERSION, or None."""
-    model, _, version = what.partition("@")
-    stem = f"{names.model_name(model)}-{names.version(version)}-"
+    """The newest rollout of MODEL@VERSION or COMPONENT@VERSION, or None."""
+    name, _, version = what.partition("@")
+    stem = f"{_held_name(bucket, fleet, name)}-{names.version(version)}-"
     found = [name for name in _ids(bucket, fleet) if name.startswith(stem) and name[len(stem) :].isdecimal()]
     return read(bucket, fleet, max(found, key=lambda name: int(name[len(stem) :]))) if found else None
 
@@ -170,7 +172,7 @@ def audit(bucket: Bucket, fleet: str, rollout: str) -> tuple[Entry, ...]:
 
 
 def claim(bucket: Bucket, record: Record) -> None:
-    """Hold a model of a fleet for this rollout until it ends. Claiming it again changes nothing.
+    """Hold a model or component of a fleet for this rollout until it ends. Claiming it again changes nothing.
 
     Raises:
         Refused: another rollout that has not ended holds it.
@@ -191,7 +193,7 @@ def claim(bucket: Bucket, record: Record) -> None:
             return
         except Conflict:
             continue
-    raise Conflict(f"The model {record.plan.model} is claimed by too many rollouts at once.", "Try again.")
+    raise Conflict(f"{record.plan.model} is claimed by too many rollouts at once.", "Try again.")
 
 
 def holder_of(bucket: Bucket, fleet: str, model: str) -> Record | None:
@@ -209,8 +211,9 @@ def refuse_if_held(bucket: Bucket, fleet: str, model: str) -> None:
     """Raise Refused where a rollout that has not ended holds a model of a fleet."""
     held = holder_of(bucket, fleet, model)
     if held is not None:
+        what = "component" if held.plan.is_component else "model"
         raise Refused(
-            f"The rollout {held.plan.id} of {held.plan.model} {held.plan.version} holds this model of the fleet "
+            f"The rollout {held.plan.id} of {held.plan.model} {held.plan.version} holds this {what} of the fleet "
             f"{fleet!r}: it is {held.state.status.value}.",
             f"Let it end, or abort it: hybridge rollout abort {held.plan.id} --fleet {fleet}",
         )
@@ -222,6 +225,13 @@ def others_running(bucket: Bucket, record: Record) -> tuple[str, ...]:
     models = [key.rpartition("/")[2].removesuffix(".json") for key, _, _ in bucket.list(prefix)]
     held = [holder_of(bucket, record.plan.fleet, model) for model in models if model != record.plan.model]
     return tuple(item.plan.id for item in held if item is not None and item.state.status is not Status.PLANNED)
+
+
+def _held_name(bucket: Bucket, fleet: str, name: str) -> str:
+    """The name by which rollouts know a model or a component: of one of ours, a short name is enough."""
+    if name in COMPONENTS:
+        return f"{fleet_record.read(bucket, fleet).prefix}.{name}"
+    return names.component_name(name) if "." in name else names.model_name(name)
 
 
 def _ids(bucket: Bucket, fleet: str) -> tuple[str, ...]:

@@ -5,11 +5,11 @@ A report of another rollout, or of an older epoch, says only that the device is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from hybridge_cloud.rollout.observation import DeviceView, Observation
+from hybridge_cloud.rollout.baseline import Baseline
+from hybridge_cloud.rollout.observation import DeviceView
 from hybridge_edge.contract.report import Evidence, ModelReport
 from hybridge_edge.contract.states import PackageState
 
@@ -30,22 +30,36 @@ class End(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a ring's devices are asked for: a package, by a rollout and epoch, since a time (Unix time, ms)."""
+    """What a ring's devices are asked for: a package, by a rollout and epoch, since a time (Unix time, ms).
+
+    Attributes:
+        component, version: instead of the package, where a component is rolled out: its full name and the version.
+        baseline: what its devices ran before. is_back: whether the version before is put back.
+    """
 
     digest: str
     rollout: str
     epoch: int
     since_ms: int
+    component: str = ""
+    version: str = ""
+    baseline: Baseline | None = None
+    is_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One device: its end, why, and what it measured of the package that was asked for."""
+    """One device: its end, why, and what it measured of the package that was asked for.
+
+    Attributes:
+        reports: of every model that serves, where a component is rolled out.
+    """
 
     thing: str
     end: End
     why: str
     evidence: Evidence | None = None
+    reports: tuple[ModelReport, ...] = ()
 
 
 def standing(view: DeviceView, asked: Asked, report_seconds: int, now_ms: int) -> Standing:
@@ -73,29 +87,12 @@ def standing(view: DeviceView, asked: Asked, report_seconds: int, now_ms: int) -
     return Standing(view.thing, End.OFFLINE, f"is offline: {_where(view, asked)}, and {silence}")
 
 
-def standings(
-    planned: Sequence[str], ring: int, observation: Observation, asked: Asked, report_seconds: int, now_ms: int
-) -> tuple[Standing, ...]:
-    """Every device of a ring: those of the plan, whether the account shows them or not, and those that joined since."""
-    views = {device.thing: device for device in observation.devices}
-    named = set(planned)
-    joined = (device.thing for device in observation.devices if device.ring == ring and device.thing not in named)
-    return tuple(
-        standing(views.get(thing) or _unseen(thing, ring), asked, report_seconds, now_ms)
-        for thing in (*planned, *joined)
-    )
-
-
-def has_converged(view: DeviceView, asked: Asked) -> bool:
-    """Whether a device runs what was asked, or has obeyed something newer since."""
+def has_obeyed(view: DeviceView, asked: Asked) -> bool:
+    """Whether a device runs the package that was asked for, or has obeyed something newer since."""
     said = _of(view, asked)
     if said is not None and said.state is PackageState.ACTIVE:
         return True
     return any(report.epoch > asked.epoch for report in view.reports)
-
-
-def _unseen(thing: str, ring: int) -> DeviceView:
-    return DeviceView(thing, ring, online=False, last_report_ms=0)
 
 
 def _of(view: DeviceView, asked: Asked) -> ModelReport | None:

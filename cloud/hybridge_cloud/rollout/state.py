@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from hybridge_cloud.rollout.baseline import Baseline
+from hybridge_cloud.rollout.gap import Gap
 from hybridge_cloud.rollout.plan import Plan
 from hybridge_cloud.rollout.verdict import GateVerdict
 from hybridge_edge.contract import names
@@ -52,6 +54,7 @@ class WaveState:
         advanced: whether an operator cut the rest of its bake.
         put_back_deployment: that carries the version before, "" before it is known. put_back_written_at_ms: as above.
         before: the ring's latest deployment when the wave was intended. foreign: one that somebody else wrote there.
+        baseline: what its devices reported then; None but where a component is rolled out.
     """
 
     ring: int
@@ -68,6 +71,7 @@ class WaveState:
     put_back_written_at_ms: int = 0
     before: str = ""
     foreign: str = ""
+    baseline: Baseline | None = None
 
     @property
     def is_reached(self) -> bool:
@@ -90,6 +94,7 @@ class WaveState:
             "put_back_written_at_ms": self.put_back_written_at_ms,
             "before": self.before,
             "foreign": self.foreign,
+            **({} if self.baseline is None else {"baseline": self.baseline.to_json()}),
         }
 
     @classmethod
@@ -109,6 +114,7 @@ class WaveState:
             put_back_written_at_ms=reader.integer("put_back_written_at_ms"),
             before=reader.text("before"),
             foreign=reader.text("foreign"),
+            baseline=reader.object("baseline", Baseline.read) if "baseline" in reader.names() else None,
         )
 
 
@@ -137,6 +143,7 @@ class State:
         exceptions: devices that are not where it wants them; they converge when they return, and are taken off.
         detected_at_ms: when a gate failed, or an operator aborted or rolled back. put_back_at_ms: when every device
             reached had the version before, or was listed.
+        gaps: devices on which a component's update failed, and how long each had no healthy one.
     """
 
     id: str
@@ -150,6 +157,7 @@ class State:
     put_back_at_ms: int = 0
     put_back_epoch: int = 0
     approved: tuple[int, ...] = ()
+    gaps: tuple[Gap, ...] = ()
 
     @property
     def is_over(self) -> bool:
@@ -180,6 +188,7 @@ class State:
             "put_back_at_ms": self.put_back_at_ms,
             "put_back_epoch": self.put_back_epoch,
             "approved": list(self.approved),
+            **({"gaps": [gap.to_json() for gap in self.gaps]} if self.gaps else {}),
         }
 
     def to_bytes(self) -> bytes:
@@ -203,6 +212,7 @@ class State:
             put_back_at_ms=reader.integer("put_back_at_ms"),
             put_back_epoch=reader.integer("put_back_epoch"),
             approved=reader.integers("approved"),
+            gaps=reader.objects("gaps", Gap.read) if "gaps" in reader.names() else (),
         )
         reader.close()
         return state

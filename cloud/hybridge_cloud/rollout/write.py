@@ -1,4 +1,4 @@
-"""Write one ring's next deployment with one model changed, once: however often it is tried, by however many."""
+"""Write one ring's next deployment with one thing changed, once: however often it is tried, by however many."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from hybridge_cloud.deploy import Target, revised
 from hybridge_cloud.fleet.membership import Ring
 from hybridge_cloud.rollout import lease as leases
 from hybridge_cloud.rollout.lease import Clock, wall_clock
-from hybridge_edge.contract import names
 from hybridge_edge.contract.document import Reader
 from hybridge_edge.contract.errors import Refused
 from hybridge_edge.contract.states import Mode
@@ -36,7 +35,11 @@ class ForeignRevision(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a deployment asks of one model: a version, and by which rollout and epoch."""
+    """What a deployment asks of one model, or of one component by its full name: a version.
+
+    Attributes:
+        rollout, epoch: by which; a model is handed both, a component gets neither and keeps its configuration.
+    """
 
     model: str
     version: str
@@ -55,8 +58,13 @@ class Change:
 
     def carried_by(self, deployment: Deployment, prefix: str) -> bool:
         """Whether a deployment asks a ring for exactly this, whatever else it asks for."""
-        wanted = deployment.components.get(names.ComponentNames(prefix).model(self.model))
-        if wanted is None or wanted.version != self.version or not wanted.merge:
+        target = Target(self.model, self.version)
+        wanted = deployment.components.get(target.component(prefix))
+        if wanted is None or wanted.version != self.version:
+            return False
+        if not target.is_model:
+            return True  # while it is held nobody else of ours changes it, and what is foreign was found out before
+        if not wanted.merge:
             return False
         asked = json.loads(wanted.merge).get("hybridge")
         if not isinstance(asked, dict):
@@ -77,7 +85,7 @@ def write(
     wait_seconds: float = leases.WAIT_SECONDS,
     wanted: Callable[[], bool] = lambda: True,
 ) -> str:
-    """Write the ring's latest deployment with one model changed, and return the id of the one that asks for it now.
+    """Write the ring's latest deployment with that change made, and return the id of the one that asks for it now.
 
     Returns:
         "" where nothing was written since it is not wanted any more.

@@ -24,6 +24,7 @@ _COMMANDS = {
     "feedback": ("hybridge_edge.cli.feedback", "say what a sample is"),
     "capture": ("hybridge_edge.cli.capture", "keep samples or not, and where they stand"),
     "doctor": ("hybridge_edge.cli.doctor", "say what this device can run and what is missing"),
+    "support-bundle": ("hybridge_edge.cli.support_bundle", "write what support needs to know, redacted, into one file"),
     "bench": ("hybridge_edge.cli.bench", "load the running server from other processes"),
     "pipeline": ("hybridge_edge.pipeline", "read windows from sensors, infer, publish results"),
     "uplink": ("hybridge_edge.uplink", "send captured samples to S3"),

@@ -18,7 +18,8 @@ _THING = re.compile(r"[a-zA-Z0-9:_-]{1,128}")  # AWS IoT CreateThing, thingName
 _FLEET = re.compile(r"[a-zA-Z0-9:_-]{1,120}")  # a thing group name of at most 128, less the ring's suffix
 _PREFIX = re.compile(r"[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*")
 _VERSION = re.compile(r"(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})")
-_ROLLOUT = re.compile(r"[a-z0-9-]{1,64}-\d{1,9}\.\d{1,9}\.\d{1,9}-[1-9]\d{0,5}")
+_COMPONENT = re.compile(r"(?=.{1,128}$)[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)+")  # Greengrass, ComponentName; ours have a dot
+_ROLLOUT = re.compile(r"(?=.{1,192}$)[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*-\d{1,9}\.\d{1,9}\.\d{1,9}-[1-9]\d{0,5}")
 _SAMPLE = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 RINGS = 4
@@ -27,6 +28,11 @@ RINGS = 4
 def model_name(name: str) -> str:
     """Return ``name`` if it may name a model ([a-z0-9-], 1 to 64 characters), else raise InvalidName."""
     return _checked(_MODEL, name, "model name", "Use 1 to 64 of a-z, 0-9 and '-'.")
+
+
+def component_name(name: str) -> str:
+    """Return ``name`` if it may be a component's full name (with a dot, so no model's), else raise InvalidName."""
+    return _checked(_COMPONENT, name, "component name", "Write it in full, such as hybridge.InferenceServer.")
 
 
 def thing_name(name: str) -> str:
@@ -51,7 +57,7 @@ def version_key(text: str) -> tuple[int, int, int]:
 
 
 def rollout_id(text: str) -> str:
-    """Return ``text`` if it may name a rollout (MODEL-VERSION-NUMBER), else raise InvalidName."""
+    """Return ``text`` if it may name a rollout (NAME-VERSION-NUMBER), else raise InvalidName."""
     return _checked(_ROLLOUT, text, "rollout id", "See the ids: hybridge rollout list --fleet FLEET")
 
 
@@ -188,9 +194,13 @@ def rollout_audit_key(fleet: str, rollout: str, number: int) -> str:
     return rollout_key(fleet, rollout, f"audit/{number:06d}.json")
 
 
-def rollout_claim_key(fleet: str, model: str) -> str:
-    """Names the rollout that holds a model of a fleet. No rollout's id is ``claims``: an id ends with a number."""
-    return f"{rollouts_prefix(fleet)}claims/{model_name(model)}.json"
+def rollout_claim_key(fleet: str, name: str) -> str:
+    """Names the rollout that holds a model, or a component by its full name, of a fleet.
+
+    No rollout's id is ``claims``: an id ends with a number.
+    """
+    held = component_name(name) if "." in name else model_name(name)
+    return f"{rollouts_prefix(fleet)}claims/{held}.json"
 
 
 def lease_key(group: str) -> str:

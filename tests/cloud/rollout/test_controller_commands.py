@@ -135,7 +135,9 @@ def test_a_planned_rollout_is_begun_paused_resumed_approved_and_aborted(
     [
         (("plan", "toy@9.0.0"), 1, "toy 9.0.0 is not published"),
         (("plan", "toy@1.0.0"), 1, "runs toy 1.0.0 already"),
-        (("plan", "InferenceServer@1.0.0"), 2, "is a component, not a model"),
+        (("plan", "InferenceServer@1.0.0"), 1, "runs hybridge.InferenceServer 1.0.0 already"),
+        (("plan", "InferenceServer@9.0.0"), 1, "hybridge.InferenceServer 9.0.0 is not published"),
+        (("plan", "hybridge.model.toy@2.0.0"), 2, "Roll out the model: toy@2.0.0"),
         (("plan", "toy"), 2, "does not name a version"),
         (("show", "toy@2.0.0"), 1, "has no rollout of toy@2.0.0"),
         (("show", "toy-2.0.0-7"), 1, "has no rollout 'toy-2.0.0-7'"),

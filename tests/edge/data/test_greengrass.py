@@ -247,7 +247,7 @@ def test_while_a_rollout_judges_reports_come_often_and_durations_with_them_when_
     def sent(topic: str) -> list[bytes]:
         return [payload for name, payload in core.published if name == topic]
 
-    one = reporter([], snapshot=snapshot, evaluating_seconds=0.02)
+    one = reporter([], snapshot=snapshot, evaluating_seconds=0.02, fresh_seconds=0.0)
     wait_for(lambda: len(sent("$aws/things/device-1/shadow/name/hybridge/update")) >= 3)
     assert len(sent("hybridge/device-1/telemetry")) == 1
     durations[0] = replace(durations[0], latency=Sketch([(7, 2), (9, 1)]))
@@ -256,6 +256,14 @@ def test_while_a_rollout_judges_reports_come_often_and_durations_with_them_when_
     assert (message.thing, message.rollout, message.latency.count) == ("device-1", "fleet-3", 3)
     judged[0] = False
     one.changed()
+    wait_for(lambda: one._period == PERIOD_SECONDS)
+
+
+def test_a_server_that_has_just_started_reports_often_and_then_no_more(
+    core: Core, reporter: Any, wait_for: Any
+) -> None:
+    one = reporter([model(1)], evaluating_seconds=0.02, fresh_seconds=1.0)
+    wait_for(lambda: len(core.published) >= 3)
     wait_for(lambda: one._period == PERIOD_SECONDS)
 
 

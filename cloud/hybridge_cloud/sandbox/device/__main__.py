@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 
 from hybridge_cloud.sandbox.device.core import CoreDevice
+from hybridge_cloud.sandbox.device.log_upload import LogUpload
 from hybridge_cloud.sandbox.device.mode import Limits, Mode, limits_of
+from hybridge_cloud.sandbox.folder import REGION
 from hybridge_edge.contract.errors import HybridgeError, UsageError
 from hybridge_edge.contract.names import thing_name
 from hybridge_edge.contract.trust_document import TRUST_VARIABLE
@@ -53,7 +55,12 @@ async def _serve(root: Path, thing: str, mode: Mode, limits: Limits, endpoint: s
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await CoreDevice(root, thing, mode, limits, endpoint).run(stop)
+    upload = LogUpload(root / "logs", thing, os.environ.get("AWS_REGION", REGION), frozenset({NUCLEUS_LOG}))
+    upload.start()
+    try:
+        await CoreDevice(root, thing, mode, limits, endpoint).run(stop)
+    finally:
+        upload.close()
 
 
 def _log_to(folder: Path, limits: Limits) -> None:
