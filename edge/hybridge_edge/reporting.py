@@ -95,7 +95,8 @@ class Reporter:
         self._closing = threading.Event()
         self._backoff = Backoff(RETRY_SECONDS)
         self._error = self._telemetry_error = ""
-        self._evaluating_seconds = evaluating_seconds
+        self.evaluating_seconds = evaluating_seconds
+        """Between two reports while a rollout judges, from the next report on."""
         self._period = PERIOD_SECONDS
         self._told: dict[str, tuple[str, int]] = {}
         self._thread = threading.Thread(target=self._run, name="reporting", daemon=True)
@@ -142,7 +143,7 @@ class Reporter:
             if self._nucleus is None:
                 return True
             snapshot = self._snapshot()
-            self._period = self._evaluating_seconds if snapshot.evaluating else PERIOD_SECONDS
+            self._period = self.evaluating_seconds if snapshot.evaluating else PERIOD_SECONDS
             report = self._report(snapshot)
             self._nucleus.publish_to_iot_core(names.shadow_update_topic(self._thing), report.to_shadow_update())
             self._send_durations(self._nucleus, snapshot.durations)
