@@ -109,6 +109,7 @@ class Lane:
         first = VERSIONS - 1 if control else 0
         self._may = {first}
         """Versions by index that may answer now."""
+        self._handed = first
         with our_server.running(folder, environment=self._environment()):
             our_server.activate(folder, self._next(first))
 
@@ -116,14 +117,15 @@ class Lane:
         """One round: start, look, hand over, kill."""
         server = self._start()
         active = self._look()
-        self._may = {active}
         chosen = self._random.choice([one for one in range(VERSIONS) if one != active])
         handed = threading.Thread(target=self._hand_over, args=(chosen,))
         handed.start()
         time.sleep(self._random.uniform(0.0, LONGEST_ACTIVATION_S))
         _kill(server)
         handed.join()
-        self._may = {active, chosen}
+        # A server that starts again ends what it was handed before, until it is handed something else.
+        self._may = {active, chosen, self._handed}
+        self._handed = chosen
         with self._found.lock:
             self._found.kills += 1
 
@@ -193,9 +195,8 @@ class Lane:
         if number - 1 not in self._may:
             may = sorted(one + 1 for one in self._may)
             self._found.broken(f"version {answer.model_version} answers; {may} may")
-        kind = "stayed" if len(self._may) == 1 or number - 1 == min(self._may) else "other"
         with self._found.lock:
-            self._found.outcomes[f"answered as {kind}"] += 1
+            self._found.outcomes["new version" if number - 1 == self._handed else "old version"] += 1
         self._count_orphans()
         return number - 1
 
@@ -204,7 +205,7 @@ class Lane:
         known = {
             installed.digest.removeprefix("sha256:")
             for record in store.records().values()
-            for installed in (record.active, record.previous)
+            for installed in (record.active, record.previous, record.wanted)
             if installed is not None
         }
         there = [one.name for one in (self._folder / "store" / "packages").iterdir()]

@@ -148,7 +148,7 @@ class Capture:
         rng: random.Random | None = None,
     ) -> None:
         self._policy = policy
-        self._folder = spool_folder
+        self.folder = spool_folder
         self._limit = spool_limit_bytes
         self._random = rng or random.Random()  # noqa: S311  which samples to keep is no secret
         self._condition = threading.Condition()
@@ -209,7 +209,13 @@ class Capture:
 
     def where(self, sample_id: str) -> Trace:
         """Where a sample stands on its way to the cloud."""
-        return self._traces.find(sample_id, spool.Cursor.read(self._folder))
+        return self._traces.find(sample_id, spool.Cursor.read(self.folder))
+
+    def change(self, policy: CapturePolicy, spool_limit_bytes: int) -> None:
+        """Go by another policy from the next observation on, and by another limit from the next group on."""
+        with self._condition:
+            self._policy = policy
+            self._limit = spool_limit_bytes
 
     def enable(self, on: bool) -> None:
         """Start or stop keeping observations; what is in the queue is written in any case."""
@@ -264,7 +270,7 @@ class Capture:
             notes = list(self._notes)
             self._notes.clear()
         for body, done in notes:
-            writer = self._writer or self._open()
+            writer = self._writing()
             try:
                 if writer is None:
                     raise Unavailable(f"The spool cannot be written: {self._error}", "Look at the device's disk.")
@@ -315,7 +321,7 @@ class Capture:
                 self._append(bodies[part], ids[part])
 
     def _append(self, bodies: list[bytes], ids: list[str]) -> None:
-        writer = self._writer or self._open()
+        writer = self._writing()
         if writer is None:
             self._count("spool_failed", len(bodies), self._error)
             self._traces.dropped(ids, "spool-failed")
@@ -338,11 +344,18 @@ class Capture:
         self._writer = None
         self._retry_at = time.monotonic() + REOPEN_SECONDS
 
+    def _writing(self) -> SpoolWriter | None:
+        """The spool's writer, held to the limit that holds now; None while it cannot be had."""
+        writer = self._writer or self._open()
+        if writer is not None:
+            writer.limit(self._limit)
+        return writer
+
     def _open(self) -> SpoolWriter | None:
         if time.monotonic() < self._retry_at:
             return None
         try:
-            self._writer = SpoolWriter(self._folder, self._limit)
+            self._writer = SpoolWriter(self.folder, self._limit)
         except (HybridgeError, OSError) as error:
             self._retry_at = time.monotonic() + REOPEN_SECONDS
             self._count("spool_failed", 0, str(error))

@@ -28,6 +28,10 @@ class Configuration:
         for layer in layers:
             self._values.update({name: value for name, value in layer.items() if value is not None and value != ""})
 
+    def given(self) -> Mapping[str, object]:
+        """What is set, as it was given."""
+        return dict(self._values)
+
     def text(self, name: str, default: str = "") -> str:
         value = self._values.get(name, default)
         if not isinstance(value, (str, int, float)) or isinstance(value, bool):

@@ -145,7 +145,7 @@ class Nucleus:
             call = self._client.defer_component_update_async(
                 deployment_id=before.deployment_id,
                 recheck_after_ms=max(0, int(seconds * 1000)),
-                message="a model is being switched" if seconds else None,
+                message="a model is being switched, or calls are ending" if seconds else None,
             )
             self._answer(call, "DeferComponentUpdate")
 

@@ -21,6 +21,7 @@ from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, Invali
 from hybridge_edge.contract.feedback import Feedback
 from hybridge_edge.contract.handover import BY_HAND, MAX_LINE_BYTES, Handover
 from hybridge_edge.ledger import MAX_REASON, Installed
+from hybridge_edge.live_settings import SettingsStanding
 from hybridge_edge.serving.residents import Resident
 from hybridge_edge.serving.service import Service
 from hybridge_edge.serving.standing import standing
@@ -37,12 +38,11 @@ Fields = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What does not change while the server runs; ``target`` is the kind of device, ``metrics`` HOST:PORT or ""."""
+    """What a start decides; ``target`` is the kind of device, ``metrics`` HOST:PORT or ""."""
 
     version: str
     inference: str
     tcp: str
-    spool: str
     target: str = ""
     metrics: str = ""
 
@@ -50,11 +50,19 @@ class Facts:
 class Management:
     """Answers lines; see ``lines.LineServer``."""
 
-    def __init__(self, service: Service, store: Store, activation: Activation, facts: Facts) -> None:
+    def __init__(
+        self,
+        service: Service,
+        store: Store,
+        activation: Activation,
+        facts: Facts,
+        settings: Callable[[], SettingsStanding] | None = None,
+    ) -> None:
         self._service = service
         self._store = store
         self._activation = activation
         self._facts = facts
+        self._settings = settings
         self._started = time.monotonic()
         self._verbs: dict[str, Callable[[Reader], Fields]] = {
             name: getattr(self, f"_{name}") for name in VERBS if name not in ("activate", "install")
@@ -85,11 +93,13 @@ class Management:
         return {
             "server": {
                 **asdict(self._facts),
+                "spool": str(capture.folder) if capture is not None else "",
                 "pid": os.getpid(),
                 "uptime_s": round(time.monotonic() - self._started, 3),
             },
             "models": [report.to_json() for report in standing(self._store, self._service)],
             "capture": asdict(capture.counters()) if capture is not None else {},
+            "settings": asdict(self._settings()) if self._settings is not None else {},
         }
 
     def _list(self, reader: Reader) -> Fields:

@@ -98,7 +98,8 @@ class Reporter:
         self._closing = threading.Event()
         self._backoff = Backoff(RETRY_SECONDS)
         self._error = self._telemetry_error = ""
-        self._evaluating_seconds = evaluating_seconds
+        self.evaluating_seconds = evaluating_seconds
+        """Between two reports while a rollout judges, from the next report on."""
         self._fresh_until = time.monotonic() + fresh_seconds
         self._period = PERIOD_SECONDS
         self._told: dict[str, tuple[str, int]] = {}
@@ -147,7 +148,7 @@ class Reporter:
                 return True
             snapshot = self._snapshot()
             often = snapshot.evaluating or time.monotonic() < self._fresh_until
-            self._period = self._evaluating_seconds if often else PERIOD_SECONDS
+            self._period = self.evaluating_seconds if often else PERIOD_SECONDS
             report = self._report(snapshot)
             self._nucleus.publish_to_iot_core(names.shadow_update_topic(self._thing), report.to_shadow_update())
             self._send_durations(self._nucleus, snapshot.durations)

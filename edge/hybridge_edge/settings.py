@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hybridge_edge import greengrass
@@ -26,6 +26,7 @@ DEFAULT_PULSE_SECONDS = 60.0
 MAX_RUN_SECONDS = 600.0
 MAX_METRICS_SECONDS = 3600.0
 LOG_FORMATS = ("text", "json")
+LOG_LEVELS = ("info", "debug", "warning", "error")
 _NAMES = {
     "store": "where packages are installed",
     "tcp": "HOST:PORT on loopback to listen on besides the socket, port 0 for any, empty for none",
@@ -44,7 +45,15 @@ _NAMES = {
     "metrics": "HOST:PORT on loopback for Prometheus, port 0 for any, empty for none",
     "embeddedMetrics": "seconds between two CloudWatch embedded-metric lines on stdout, 0 for none",
     "logFormat": f"how log lines are written: one of {', '.join(LOG_FORMATS)}",
+    "logLevel": f"the least that is logged: one of {', '.join(LOG_LEVELS)}",
 }
+LIVE = frozenset(
+    {
+        "captureShare", "captureConfidenceBelow", "spoolMegabytes", "liveShare", "reportSeconds", "runSeconds",
+        "pulseSeconds", "embeddedMetrics", "logFormat", "logLevel",
+    }
+)  # fmt: skip
+"""What a running server follows. The rest are folders, sockets and ports, or decide how models are loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +67,7 @@ class ServeSettings:
         memory_megabytes: what loaded models may hold together, 0 for no limit. factory: a folder of packages to fall
             back on, "" for none. target: name of the target entry, "" has the device choose.
         metrics: HOST:PORT on loopback for Prometheus, "" for none. embedded_metrics: seconds between two CloudWatch
-            embedded-metric lines, 0 for none. log_format: "text" or "json".
+            embedded-metric lines, 0 for none. log_format: "text" or "json". log_level: one of LOG_LEVELS.
     """
 
     store: Path
@@ -78,10 +87,23 @@ class ServeSettings:
     metrics: str = ""
     embedded_metrics: float = 0.0
     log_format: str = "text"
+    log_level: str = "info"
 
     @property
     def captures(self) -> bool:
         return self.capture_share > 0 or self.capture_confidence_below > 0
+
+    def following(self, wanted: ServeSettings) -> ServeSettings:
+        """These settings with what is LIVE as ``wanted`` has it."""
+        return replace(self, **{_field(name): getattr(wanted, _field(name)) for name in LIVE})
+
+    def differing(self, other: ServeSettings) -> tuple[str, ...]:
+        """Names of the settings in which the two differ, in order."""
+        return tuple(name for name in _NAMES if getattr(self, _field(name)) != getattr(other, _field(name)))
+
+    def live(self) -> Mapping[str, float | str]:
+        """What is LIVE, by name."""
+        return {name: getattr(self, _field(name)) for name in sorted(LIVE)}
 
     def to_json(self) -> bytes:
         values = {name: getattr(self, name) for name in self.__slots__}
@@ -109,6 +131,7 @@ class ServeSettings:
             metrics=reader.text("metrics"),
             embedded_metrics=reader.number("embedded_metrics"),
             log_format=reader.text("log_format"),
+            log_level=reader.text("log_level"),
         )
         reader.close()
         return settings
@@ -128,19 +151,63 @@ def variable(name: str) -> str:
     return "HYBRIDGE_" + "".join(f"_{letter}" if letter.isupper() else letter.upper() for letter in name)
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a server's settings come from.
+
+    Attributes:
+        above: what flags, environment and file say, by name; it wins over the deployment. Defaults are below that.
+        deployed: whether there is a deployment to follow.
+    """
+
+    above: Mapping[str, object]
+    deployed: bool = False
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Source:
+        """Flags over environment over file. Raises UsageError."""
+        environment: Mapping[str, object] = {name: os.environ.get(variable(name)) for name in _NAMES}
+        flags = {name: getattr(arguments, name) for name in _NAMES}
+        file: Mapping[str, object] = read_file(arguments.settings) if arguments.settings else {}
+        unknown = sorted(set(file) - set(_NAMES))
+        if unknown:
+            raise UsageError(
+                f"{arguments.settings} has the unknown setting {unknown[0]!r}.", f"Settings: {', '.join(_NAMES)}."
+            )
+        return cls(Configuration(file, environment, flags).given(), bool(arguments.configuration))
+
+    def read(self) -> ServeSettings:
+        """Flags over environment over file over deployment over defaults; strings are coerced. Raises UsageError."""
+        return self.settings(greengrass.component_configuration() if self.deployed else {})
+
+    def settings(self, deployed: Mapping[str, object]) -> ServeSettings:
+        """All settings, with a deployment's configuration, whose texts are coerced. Raises UsageError."""
+        return _read(Configuration({name: deployed.get(name) for name in _NAMES}, self.above))
+
+    def to_json(self) -> bytes:
+        """For the worker; only once ``settings`` has found every value to be a text or a number."""
+        above = {name: str(value) for name, value in self.above.items()}
+        return canonical({"above": above, "deployed": self.deployed})
+
+    @classmethod
+    def from_json(cls, data: bytes | str) -> Source:
+        reader = parse(data, "settings' source")
+        source = cls(reader.strings_by_name("above"), reader.boolean("deployed"))
+        reader.close()
+        return source
+
+
 def read(arguments: argparse.Namespace) -> ServeSettings:
-    """Flags over environment over file over deployment over defaults; strings are coerced. Raises UsageError."""
-    environment: Mapping[str, object] = {name: os.environ.get(variable(name)) for name in _NAMES}
-    flags = {name: getattr(arguments, name) for name in _NAMES}
-    deployed = greengrass.component_configuration() if arguments.configuration else {}
-    file: Mapping[str, object] = read_file(arguments.settings) if arguments.settings else {}
-    unknown = sorted(set(file) - set(_NAMES))
-    if unknown:
-        raise UsageError(
-            f"{arguments.settings} has the unknown setting {unknown[0]!r}.", f"Settings: {', '.join(_NAMES)}."
-        )
-    ours = {name: deployed.get(name) for name in _NAMES}
-    configuration = Configuration(ours, file, environment, flags)
+    """As ``Source.read``, for whom the source does not matter."""
+    return Source.of(arguments).read()
+
+
+def _field(name: str) -> str:
+    """The attribute of a setting: captureShare is capture_share."""
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
+
+
+def _read(configuration: Configuration) -> ServeSettings:
     for name in ("tcp", "metrics"):  # here, before a worker starts that would only say so in its log
         if address := configuration.text(name):
             parse_tcp(address)
@@ -163,4 +230,5 @@ def read(arguments: argparse.Namespace) -> ServeSettings:
         metrics=configuration.text("metrics"),
         embedded_metrics=configuration.number("embeddedMetrics", 0.0, 0.0, MAX_METRICS_SECONDS),
         log_format=configuration.choice("logFormat", LOG_FORMATS),
+        log_level=configuration.choice("logLevel", LOG_LEVELS),
     )

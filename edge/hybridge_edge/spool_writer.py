@@ -43,8 +43,8 @@ class SpoolWriter:
         minimum_free_bytes: int = MINIMUM_FREE_BYTES,
     ) -> None:
         self._folder = folder
-        self._limit = limit_bytes
-        self._segment_bytes = max(1, min(segment_bytes, limit_bytes // 4))
+        self._largest_segment = segment_bytes
+        self.limit(limit_bytes)
         self._minimum_free = minimum_free_bytes
         self._file = -1
         self._size = 0
@@ -64,6 +64,11 @@ class SpoolWriter:
         except BaseException:
             os.close(self._lock)
             raise
+
+    def limit(self, limit_bytes: int) -> None:
+        """Hold to another limit; where more is there already, ``append`` refuses until a reader has taken it."""
+        self._limit = limit_bytes
+        self._segment_bytes = max(1, min(self._largest_segment, limit_bytes // 4))
 
     @property
     def epoch(self) -> str:

@@ -14,13 +14,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from hybridge_edge import lock, runtime, trials
 from hybridge_edge.contract.errors import InvalidDocument, Unavailable
 from hybridge_edge.front.process import Front
-from hybridge_edge.settings import ServeSettings
+from hybridge_edge.live_settings import Told
+from hybridge_edge.observe import logs
+from hybridge_edge.settings import ServeSettings, Source
 
 _LOG = logging.getLogger(__name__)
 FIRST_BACKOFF_S = 0.1
@@ -69,10 +70,14 @@ class Supervisor:
 
     Signals are blocked (see ``blocked_signals``) and waited for: a handler that runs just before a blocking call would
     leave it blocked.
+
+    Args:
+        settings: as they were read from ``source``; the worker follows a deployment's later ones, and tells.
     """
 
-    def __init__(self, settings: ServeSettings) -> None:
+    def __init__(self, settings: ServeSettings, source: Source) -> None:
         self._settings = settings
+        self._source = source
         self._stopping = False
         self._front: Front | None = None
 
@@ -91,7 +96,7 @@ class Supervisor:
             descriptors += [alive, held]
             if self._settings.tcp:
                 self._front = Front(self._settings.tcp, runtime_folder / runtime.NETWORK_SOCKET, alive)
-                self._settings = replace(self._settings, tcp=self._front.tcp)
+            self._told = Told(runtime_folder)
             trials.count_crash(self._settings.store)  # of an earlier life, ended by a power cut or worse
             return self._supervise(alive, tuple(descriptors[:3]))
         finally:
@@ -104,7 +109,10 @@ class Supervisor:
         backoff, was_ready = FIRST_BACKOFF_S, False
         while not self._stopping:
             started = time.monotonic()
-            command = [sys.executable, "-m", "hybridge_edge.worker", str(alive), self._settings.to_json().decode()]
+            self._follow()
+            told = (self._settings.to_json().decode(), self._source.to_json().decode())
+            tcp = self._front.tcp if self._front is not None else ""
+            command = [sys.executable, "-m", "hybridge_edge.worker", str(alive), tcp, *told]
             environment = {**WORKER_ENVIRONMENT, **os.environ}
             worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=inherited, env=environment)
             code = self._wait_for(worker)
@@ -124,7 +132,7 @@ class Supervisor:
     def _wait_for(self, worker: subprocess.Popen[bytes]) -> int:
         """Until the worker has ended; passes a stop on to it, and ends it where it takes longer than GRACE_S."""
         kill_at = 0.0
-        pulse = _Pulse(self._settings.store, self._settings.pulse_seconds)
+        pulse = _Pulse(self._settings.store)
         while (code := worker.poll()) is None:
             if not self._stopping:
                 if self._front is not None:
@@ -133,7 +141,7 @@ class Supervisor:
                 if came is not None and came.si_signo in _STOPS:
                     self._stopping, kill_at = True, time.monotonic() + GRACE_S
                     worker.terminate()
-                elif not pulse.is_felt():
+                elif not pulse.is_felt(self._follow().pulse_seconds):
                     _LOG.error("The worker shows no life for %.0f s and is killed.", self._settings.pulse_seconds)
                     worker.kill()
             elif (left := kill_at - time.monotonic()) > 0:
@@ -144,22 +152,29 @@ class Supervisor:
                 worker.wait()
         return code
 
+    def _follow(self) -> ServeSettings:
+        """Go by what the worker has found in the deployment's configuration since."""
+        told = self._told.news()
+        if told is not None:
+            self._settings = self._settings.following(told)
+            logs.configure(self._settings.log_format, self._settings.log_level)
+        return self._settings
+
 
 class _Pulse:
     """The worker's beat, as it was last felt to change."""
 
-    def __init__(self, store: Path, limit_s: float) -> None:
+    def __init__(self, store: Path) -> None:
         self._store = store
-        self._limit_s = limit_s
         self._last = trials.pulse(store)
         self._changed = time.monotonic()
 
-    def is_felt(self) -> bool:
-        """Whether it changed within the limit."""
+    def is_felt(self, limit_s: float) -> bool:
+        """Whether it changed within so many seconds."""
         now, beat = time.monotonic(), trials.pulse(self._store)
         if beat != self._last:
             self._last, self._changed = beat, now
-        return now - self._changed < self._limit_s
+        return now - self._changed < limit_s
 
 
 def _was_ready(worker: subprocess.Popen[bytes]) -> bool:

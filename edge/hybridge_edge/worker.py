@@ -1,7 +1,8 @@
-"""The serving worker: ``python -m hybridge_edge.worker ALIVE SETTINGS``, started by the supervisor.
+"""The serving worker: ``python -m hybridge_edge.worker ALIVE TCP SETTINGS SOURCE``, started by the supervisor.
 
 Order of a start: store, last good models, capture, sockets, endpoint.json, activations cut off by a crash. Order of a
-stop: no new calls, running ones end, the management socket, the activation under way, the spool's last group.
+stop: no new calls, running ones end, the management socket, the activation under way, the nucleus, which is asked to
+wait until then, the spool's last group.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Thread
+from threading import Event, Thread
 
 from hybridge_edge import engine, runtime, trust, vitals
+from hybridge_edge.adjusted import Adjusted
 from hybridge_edge.admission.activation import Activation
 from hybridge_edge.admission.factory import Factory
 from hybridge_edge.admission.trial import try_in_child
 from hybridge_edge.contract.errors import HybridgeError, Unavailable
 from hybridge_edge.direct.server import DirectServer
 from hybridge_edge.lines import LineServer
+from hybridge_edge.live_settings import LiveSettings
 from hybridge_edge.management import Facts, Management
 from hybridge_edge.nucleus_watch import NucleusWatch, Objection
 from hybridge_edge.observe import logs, observer
@@ -33,7 +36,7 @@ from hybridge_edge.serving.server import InferenceServer, quiet_grpc
 from hybridge_edge.serving.service import Service
 from hybridge_edge.serving.standing import durations, standing, under_evaluation
 from hybridge_edge.serving.watchdog import Watchdog
-from hybridge_edge.settings import ServeSettings
+from hybridge_edge.settings import ServeSettings, Source
 from hybridge_edge.store import Store
 from hybridge_edge.targets.target import choose
 from hybridge_edge.version import installed_version
@@ -51,9 +54,9 @@ def main() -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     Thread(target=_watch, args=(int(sys.argv[1]),), name="supervisor-watch", daemon=True).start()
     try:
-        settings = ServeSettings.from_json(sys.argv[2])
-        logs.configure(settings.log_format)
-        code = serve(settings)
+        settings = ServeSettings.from_json(sys.argv[3])
+        logs.configure(settings.log_format, settings.log_level)
+        code = serve(settings, Source.from_json(sys.argv[4]), sys.argv[2])
     except HybridgeError as error:
         print(f"hybridge-edge: {error}", file=sys.stderr)
         return error.exit_code
@@ -66,8 +69,11 @@ def main() -> int:
     os._exit(code)
 
 
-def serve(settings: ServeSettings) -> int:
+def serve(settings: ServeSettings, source: Source, tcp: str) -> int:
     """Run the server until SIGTERM or SIGINT, which the caller has blocked; it also holds the store's lock.
+
+    Args:
+        source: where the settings come from; a deployment's later ones are followed. tcp: where the front listens.
 
     Returns:
         The exit code: 0, or vitals.MEMORY_EXIT where it went for want of memory.
@@ -122,17 +128,25 @@ def serve(settings: ServeSettings) -> int:
     activation.restore()
     vitals.bound_memory(settings.memory_megabytes)
     socket = runtime_folder / runtime.INFERENCE_SOCKET
-    network = runtime_folder / runtime.NETWORK_SOCKET if settings.tcp else None
+    network = runtime_folder / runtime.NETWORK_SOCKET if tcp else None
     repository = Repository.of(store, service.residents, activation.load)
     server = InferenceServer(service, socket, network, version, lambda: _ready(store, service), repository)
     direct = DirectServer(runtime_folder / runtime.DIRECT_SOCKET, server.answering, server.max_message_bytes)
     watched = observer.start(settings, service, store, version)
-    spool = str(settings.spool) if settings.captures else ""
-    facts = Facts(version, f"unix:{socket}", settings.tcp, spool, target.name, watched.metrics)
+    facts = Facts(version, f"unix:{socket}", tcp, target.name, watched.metrics)
     management_socket = runtime_folder / runtime.MANAGEMENT_SOCKET
-    management = LineServer(management_socket, Management(service, store, activation, facts).answer)
-    _start_capture(service, settings)
-    nucleus = NucleusWatch(objection=Objection(activation.busy))
+    endpoint = runtime.Endpoint(facts.inference, tcp, str(management_socket), "", os.getpid())
+    adjusted = Adjusted(service, watchdog, reporter, watched, endpoint, runtime_folder)
+    live = LiveSettings(settings, source, adjusted.apply, runtime_folder)
+    answers = Management(service, store, activation, facts, live.standing)
+    management = LineServer(management_socket, answers.answer)
+    adjusted.capture(settings)
+    draining = Event()
+    nucleus = NucleusWatch(
+        configured=live.configured if source.deployed else None,
+        objection=Objection(lambda: draining.is_set() or activation.busy()),
+        fault=live.fault if source.deployed else None,
+    )
     try:
         # What was made until now stays; the collector, which would look at all of it time and again, need not.
         gc.collect()
@@ -140,10 +154,8 @@ def serve(settings: ServeSettings) -> int:
         server.start()
         direct.start()
         management.start()
-        runtime.Endpoint(facts.inference, facts.tcp, str(management_socket), facts.spool, os.getpid()).write(
-            runtime_folder
-        )
-        _LOG.info("serving on %s%s", facts.inference, f" and {facts.tcp}" if facts.tcp else "")
+        adjusted.publish()
+        _LOG.info("serving on %s%s", facts.inference, f" and {tcp}" if tcp else "")
         service.live.start()
         if reporter is not None:
             reporter.start()
@@ -151,12 +163,14 @@ def serve(settings: ServeSettings) -> int:
         activation.resume()
         signal.sigwait(_STOPS)
     finally:
+        draining.set()
+        live.close()
         server.drain(DRAIN_S)
         direct.stop()
-        nucleus.close()
         management.close()
         watched.close()
         activation.close()
+        nucleus.close()
         service.live.close()
         if service.capture is not None:
             service.capture.close()
@@ -176,15 +190,6 @@ def _quarantine(activation: Activation, resident: Resident, reason: str) -> None
 def _ready(store: Store, service: Service) -> bool:
     """Every model that should be active answers."""
     return all(service.residents.active(record.model) for record in store.records().values() if record.should_answer)
-
-
-def _start_capture(service: Service, settings: ServeSettings) -> None:
-    if not settings.captures:
-        return
-    from hybridge_edge.capture import Capture, CapturePolicy
-
-    policy = CapturePolicy(settings.capture_share, settings.capture_confidence_below)
-    service.capture = Capture(policy, settings.spool, settings.spool_megabytes * 1024 * 1024)
 
 
 def _reporter(settings: ServeSettings, service: Service, store: Store, version: str) -> Reporter | None:

@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -267,3 +268,18 @@ def short() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="hyb", dir="/tmp"))
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def wait_for() -> Callable[[Callable[[], bool]], None]:
+    """Wait until something is so; 20 s at most."""
+
+    def wait(condition: Callable[[], bool]) -> None:
+        event = threading.Event()
+        for _ in range(2000):
+            if condition():
+                return
+            event.wait(0.01)
+        raise AssertionError("it did not happen within 20 s")
+
+    return wait

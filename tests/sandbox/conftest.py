@@ -78,6 +78,7 @@ class RegisteredDevice:
         self.thing = f"thing-{uuid.uuid4().hex[:8]}"
         self.folder = folder
         self.fleet = fleet
+        self.sequence = 0
         with session.using(sandbox.environment):
             things.ensure_fleet(fleet)
             things.enrol(sandbox.ports, folder, self.thing, fleet, 0, "classic", None)
@@ -101,9 +102,10 @@ class RegisteredDevice:
         return self.call("POST", path, {"status": status, "statusDetails": details or {}})
 
     def health(self, components: list[dict[str, Any]], status: str = "HEALTHY") -> tuple[int, Any]:
+        self.sequence += 1
         message = {
             "ggcVersion": "2.18.0", "platform": "linux", "architecture": "amd64", "runtime": "aws_nucleus_classic",
-            "thing": self.thing, "sequenceNumber": 1, "timestamp": 0, "messageType": "COMPLETE",
+            "thing": self.thing, "sequenceNumber": self.sequence, "timestamp": 0, "messageType": "COMPLETE",
             "trigger": "NUCLEUS_LAUNCH", "overallDeviceStatus": status, "components": components,
         }  # fmt: skip
         return self.call("POST", f"/sandbox/coreDevices/{self.thing}/health", message)

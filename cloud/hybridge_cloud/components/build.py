@@ -85,10 +85,12 @@ def build(
         targets: what to build for; this machine and interpreter where it is ().
 
     Raises:
-        UsageError: an unknown component. Refused: a wheel is not for a target. Unavailable: wheels could not be
-            downloaded.
+        UsageError: an unknown component. InvalidDocument: one of their recipes has an error; then nothing is built.
+            Refused: a wheel is not for a target. Unavailable: wheels could not be downloaded.
     """
     chosen = _checked(only)
+    for short in chosen:
+        recipe.checked(short)
     given = names.version(version or checkout.component_version())
     full_names = names.ComponentNames(prefix)
     by_architecture = _by_architecture(targets or (here(),))

@@ -1,17 +1,21 @@
-"""Fill a recipe template: the names' prefix, versions and artifact URIs. Everything else stands in the template."""
+"""Fill a recipe template: the names' prefix, versions and artifact URIs. Everything else stands in the template.
+
+What a nucleus would not take, or would take for something else, is refused before and after it is filled.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from hybridge_cloud.components import checkout
+from hybridge_cloud.recipes import lint
+from hybridge_cloud.recipes.rule import Finding, Severity
 from hybridge_edge.contract import names
 from hybridge_edge.contract.errors import InvalidDocument
 
 MODEL = "model"
-MAX_RECIPE_BYTES = 8_196
-"""Nucleus lite reads no longer recipe."""
 _TEMPLATE_PREFIX = f"{names.DEFAULT_PREFIX}."
 _TEMPLATE_BUCKET = "s3://BUCKET/"
 
@@ -30,13 +34,11 @@ def fill(
 
     Raises:
         InvalidDocument: there is no such template, no manifest of it has its artifacts among ``files``, one of them is
-            in none, or the recipe is too long for a device.
+            in none, or the linter finds an error.
     """
     import yaml
 
-    path = checkout.root() / "recipes" / f"{template}.yaml"
-    if not path.is_file():
-        raise InvalidDocument(f"There is no recipe template {template!r}.", "Name a file of recipes/.")
+    path = checked(template)
     recipe: dict[str, Any] = yaml.safe_load(path.read_text())
     recipe["ComponentName"] = component
     recipe["ComponentVersion"] = names.version(version)
@@ -65,9 +67,26 @@ def fill(
     recipe["Manifests"] = kept
     text: str = yaml.safe_dump(recipe, sort_keys=False, width=1_000_000, allow_unicode=True)
     data = text.encode()
-    if len(data) > MAX_RECIPE_BYTES:
-        raise InvalidDocument(f"The recipe of {component} is {len(data)} bytes; {MAX_RECIPE_BYTES} are allowed.")
+    _refuse(f"the filled recipe of {component}", lint.check(data, path))
     return data
+
+
+def checked(template: str) -> Path:
+    """A template's file. Raises InvalidDocument: there is none, or the linter finds an error in it."""
+    path = checkout.root() / "recipes" / f"{template}.yaml"
+    if not path.is_file():
+        raise InvalidDocument(f"There is no recipe template {template!r}.", "Name a file of recipes/.")
+    _refuse(f"recipes/{path.name}", lint.check_file(path))
+    return path
+
+
+def _refuse(what: str, findings: tuple[Finding, ...]) -> None:
+    """Raise InvalidDocument with the first error, where there is one; warnings are for ``hybridge recipes lint``."""
+    errors = [finding for finding in findings if finding.severity is Severity.ERROR]
+    if errors:
+        first, more = errors[0], len(errors) - 1
+        rest = f" {more} more: hybridge recipes lint {what}." if more and first.file.name in what else ""
+        raise InvalidDocument(f"{what}, line {first.line}: {first.reason}{rest}", first.mend)
 
 
 def _renamed(name: str, prefix: str) -> str:

@@ -23,7 +23,7 @@ SENSORS = "hybridge-sensors"
 """The client that replays recordings. The account's broker stands in for a site's own broker, where sensors and
 pipelines meet, so this one may use the topics of every device."""
 JOBS = "hybridge-jobs"
-"""The client by which the control service answers devices that ask for their jobs."""
+"""The client by which the control service answers devices that ask for their jobs, and hears their status."""
 _SCOPE = policies.Scope("aws", REGION, ACCOUNT_ID)
 
 
@@ -79,13 +79,16 @@ def _sensors() -> policies.Document:
 
 
 def _jobs() -> policies.Document:
-    topics = [f"{kind}/$aws/things/*/jobs/*" for kind in ("topic", "topicfilter")]
-    actions = ["iot:Publish", "iot:Receive", "iot:Subscribe"]
+    def of(name: str) -> list[str]:
+        return [_SCOPE.iot(f"{kind}/$aws/things/*/{name}") for kind in ("topic", "topicfilter")]
+
+    hears = ["iot:Receive", "iot:Subscribe"]
     return {
         "Version": policies.VERSION,
         "Statement": [
             {"Effect": "Allow", "Action": "iot:Connect", "Resource": _SCOPE.iot(f"client/{JOBS}")},
-            {"Effect": "Allow", "Action": actions, "Resource": [_SCOPE.iot(topic) for topic in topics]},
+            {"Effect": "Allow", "Action": ["iot:Publish", *hears], "Resource": of("jobs/*")},
+            {"Effect": "Allow", "Action": hears, "Resource": of("greengrassv2/health/json")},
         ],
     }
 

@@ -14,6 +14,7 @@ add_arguments = settings.add_arguments
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM. Returns the exit code."""
     with blocked_signals():  # first of all: reading the deployment starts the SDK's threads
-        wanted = settings.read(arguments)
-        logs.configure(wanted.log_format)
-        return Supervisor(wanted).run()
+        source = settings.Source.of(arguments)
+        wanted = source.read()
+        logs.configure(wanted.log_format, wanted.log_level)
+        return Supervisor(wanted, source).run()

@@ -23,6 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(json.loads(answer), indent=2))
         return 0
     print(reader.object("server", _server))
+    for line in reader.object("settings", _settings):
+        print(line)
     models = reader.objects("models", ModelReport.read)
     if not models:
         print("no model yet: hybridge-edge activate PACKAGE, or deploy one")
@@ -33,6 +35,15 @@ def run(arguments: argparse.Namespace) -> int:
             f"{model.requests} requests, {model.failures} failed  {model.digest[:19]}{reason}"
         )
     return 0
+
+
+def _settings(reader: Reader) -> list[str]:
+    """What an operator should know of them; nothing where all of the deployment's configuration holds."""
+    waiting, refused = reader.strings("waiting", ()), reader.text("refused", "")
+    for name in reader.names():
+        reader.ignore(name)
+    said = [f"settings that hold from the next start: {', '.join(waiting)}"] if waiting else []
+    return [*said, f"the newest configuration is refused: {refused}"] if refused else said
 
 
 def _server(reader: Reader) -> str:

@@ -33,8 +33,8 @@ class JsonLines(logging.Formatter):
         return json.dumps(fields, ensure_ascii=False)
 
 
-def configure(log_format: str) -> None:
-    """Log to the error stream from now on, as ``log_format`` says: "text" or "json"."""
+def configure(log_format: str, level: str = "info") -> None:
+    """Log to the error stream from now on, as ``log_format`` says: "text" or "json"; nothing below ``level``."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if log_format == "json" else logging.Formatter(TEXT_FORMAT))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -21,10 +21,22 @@ UNNAMED = "unnamed"
 class Observer:
     """What was started; ``metrics`` is HOST:PORT of the page, or ""."""
 
-    def __init__(self, page: MetricsPage | None, writer: EmbeddedWriter | None) -> None:
+    def __init__(self, page: MetricsPage | None, reader: Reader) -> None:
         self._page = page
-        self._writer = writer
+        self._reader = reader
+        self._writer: EmbeddedWriter | None = None
+        self._seconds = 0.0
         self.metrics = page.tcp if page is not None else ""
+
+    def embed(self, seconds: float) -> None:
+        """Write CloudWatch's lines every so many seconds from now on, or with 0 none."""
+        if seconds == self._seconds:
+            return
+        if self._writer is not None:
+            self._writer.close()
+        device = os.environ.get("AWS_IOT_THING_NAME") or UNNAMED
+        self._seconds = seconds
+        self._writer = EmbeddedWriter(seconds, device, self._reader.read, sys.stdout) if seconds > 0 else None
 
     def close(self) -> None:
         """The last lines, and an end."""
@@ -41,10 +53,9 @@ def start(settings: ServeSettings, service: Service, store: Store, version: str)
         UsageError: the metrics are not to be on loopback. Unavailable: their port cannot be had.
     """
     reader = Reader(service, store, settings.spool, version)
-    page = writer = None
+    page = None
     if settings.metrics:
         page = MetricsPage(settings.metrics, CONTENT_TYPE, lambda: to_text(families(reader.read())))
-    if settings.embedded_metrics > 0:
-        device = os.environ.get("AWS_IOT_THING_NAME") or UNNAMED
-        writer = EmbeddedWriter(settings.embedded_metrics, device, reader.read, sys.stdout)
-    return Observer(page, writer)
+    observer = Observer(page, reader)
+    observer.embed(settings.embedded_metrics)
+    return observer

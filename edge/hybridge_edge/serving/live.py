@@ -46,7 +46,8 @@ class LiveComparison:
     def __init__(self, residents: Residents, runner: Runner, share: float, rng: random.Random | None = None) -> None:
         self._residents = residents
         self._runner = runner
-        self._share = share
+        self.share = share
+        """Of requests, from the next one on."""
         self._random = rng or random.Random()  # noqa: S311  chooses samples, hides nothing
         self._queue: Queue[_Answered | None] = Queue(MAX_WAITING)
         self._lock = Lock()
@@ -69,7 +70,7 @@ class LiveComparison:
 
     def offer(self, resident: Resident, inputs: Arrays, outputs: Arrays, rows: int) -> None:
         """A request that ``resident`` answered; never waits, never raises."""
-        if not resident.against or self._random.random() >= self._share or not resident.manifest.confidence_output:
+        if not resident.against or self._random.random() >= self.share or not resident.manifest.confidence_output:
             return
         size = sum(array.nbytes for array in inputs.values())
         with self._lock:

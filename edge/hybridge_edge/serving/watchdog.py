@@ -55,7 +55,8 @@ class Watchdog:
     def __init__(
         self, limit_s: float, hung: Callable[[Resident, str], None], stuck: Callable[[Resident], None]
     ) -> None:
-        self._limit_s = limit_s
+        self.limit_s = limit_s
+        """Seconds, from the next run on."""
         self._hung = hung
         self._stuck = stuck
         self._lock = Lock()
@@ -73,7 +74,7 @@ class Watchdog:
 
     def begin(self, resident: Resident, calls: Sequence[Call]) -> Run:
         """A run begins, for these callers; () is work beside the requests, for which somebody always waits."""
-        run = Run(resident, calls, resident.manifest.budgets.run_ms / 1000 or self._limit_s)
+        run = Run(resident, calls, resident.manifest.budgets.run_ms / 1000 or self.limit_s)
         with self._lock:
             self._runs.add(run)
         return run

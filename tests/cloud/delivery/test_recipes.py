@@ -15,6 +15,7 @@ import yaml
 from hybridge_cloud.components import recipe
 from hybridge_cloud.components.build import COMPONENTS
 from hybridge_cloud.components.target import here
+from hybridge_cloud.recipes.rules.structure import LITE_BYTES
 from hybridge_cloud.sandbox.device.interpolate import Scope, interpolate
 from hybridge_cloud.sandbox.device.mode import Mode, limits_of
 from hybridge_cloud.sandbox.device.recipe import parse
@@ -123,7 +124,7 @@ def run_replaces_the_shell(found: Recipe) -> bool:
 
 
 def is_short_enough(found: Recipe) -> bool:
-    return len(yaml.safe_dump(found, sort_keys=False, width=1_000_000)) <= recipe.MAX_RECIPE_BYTES
+    return len(yaml.safe_dump(found, sort_keys=False, width=1_000_000)) <= LITE_BYTES
 
 
 def policies_belong_to_the_component(found: Recipe) -> bool:

@@ -33,6 +33,15 @@ def documented(template: str) -> dict[str, tuple[str, str]]:
     return found
 
 
+def test_the_page_says_live_of_what_a_running_server_follows_and_of_nothing_else() -> None:
+    section = PAGE.split("\n## hybridge.InferenceServer\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]+`) \|[^|]*\|[^|]+\| (\w+) \|", section, re.M)
+    said = {key: change for keys, change in rows for key in re.findall(r"`([^`]+)`", keys)}
+    assert set(said.values()) == {"live", "restart"}
+    assert {key for key, change in said.items() if change == "live"} == settings.LIVE
+    assert {*said} == {*documented("InferenceServer")}
+
+
 def in_recipe(template: str) -> dict[str, str]:
     recipe = yaml.safe_load((ROOT / "recipes" / f"{template}.yaml").read_text())
 

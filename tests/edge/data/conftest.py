@@ -143,20 +143,5 @@ def faults() -> Callable[[int, dict[str, float]], Callable[[], str]]:
 
 
 @pytest.fixture
-def wait_for() -> Callable[[Callable[[], bool]], None]:
-    """Wait until something is so; 20 s at most."""
-
-    def wait(condition: Callable[[], bool]) -> None:
-        event = threading.Event()
-        for _ in range(2000):
-            if condition():
-                return
-            event.wait(0.01)
-        raise AssertionError("it did not happen within 20 s")
-
-    return wait
-
-
-@pytest.fixture
 def spool_folder(tmp_path: Path) -> Path:
     return tmp_path / "spool"

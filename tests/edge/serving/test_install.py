@@ -21,7 +21,7 @@ def install(device: Any) -> Callable[[Any], dict[str, Any]]:
     """Tell the device's management to install a package."""
 
     def say(built: Any) -> dict[str, Any]:
-        facts = Facts("1.1.0", "unix:x", "", "")
+        facts = Facts("1.1.0", "unix:x", "")
         management = Management(device.service, device.store, device.activation, facts)
         request = {"verb": "install", "model": "watch", "package": str(built.folder), "digest": built.digest}
         found: dict[str, Any] = json.loads(management.answer(json.dumps(request).encode() + b"\n"))

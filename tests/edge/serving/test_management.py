@@ -38,7 +38,7 @@ def ask(device: Any, packages: Callable, tmp_path: Path) -> Iterator[Callable[..
     """A device that serves 1.0.0 and captures everything, asked by its management."""
     assert device.activation.hand_over(packages("1.0.0", 1.0).handover(1)).state is PackageState.ACTIVE
     device.service.capture = Capture(CapturePolicy(1.0, 0.0), tmp_path / "spool")
-    management = Management(device.service, device.store, device.activation, Facts("1.1.0", "unix:x", "", "spool"))
+    management = Management(device.service, device.store, device.activation, Facts("1.1.0", "unix:x", ""))
 
     def say(**request: object) -> dict[str, Any]:
         answer = management.answer(json.dumps(request).encode() + b"\n")

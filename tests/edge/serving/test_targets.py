@@ -189,7 +189,7 @@ def test_a_degraded_model_says_so_in_report_and_describe(device: Any, packages: 
     (report,) = device.reports().values()
     assert report.provider == CPU
     assert CUDA in report.degraded
-    management = Management(device.service, device.store, device.activation, Facts("1", "", "", ""))
+    management = Management(device.service, device.store, device.activation, Facts("1", "", ""))
     answer = json.loads(management.answer(b'{"verb":"describe","model":"watch"}\n'))
     assert answer["degraded"] == report.degraded
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from hybridge_cloud.recipes.document import Table
-from hybridge_cloud.recipes.recipe import Recipe, Step
+from hybridge_cloud.recipes.recipe import Recipe
 from hybridge_cloud.recipes.rule import Hit, Nucleus, Rule, Severity
 from hybridge_cloud.recipes.shell import Command, commands
 
@@ -84,23 +84,15 @@ def startup(recipe: Recipe) -> Iterator[Hit]:
             yield Hit(step.line, "startup does not end with `systemd-notify --ready; exit 0`")
 
 
-def _uses(recipe: Recipe, *names: str) -> Iterator[Step]:
-    return (step for manifest, step in recipe.steps if step.name in names)
+def present(name: str) -> Callable[[Recipe], Iterator[Hit]]:
+    """A rule of recipes that have a step of that name at all."""
 
+    def check(recipe: Recipe) -> Iterator[Hit]:
+        for _, step in recipe.steps:
+            if step.name == name:
+                yield Hit(step.line, f"there is a {name} step")
 
-def shutdown(recipe: Recipe) -> Iterator[Hit]:
-    for step in _uses(recipe, "shutdown"):
-        yield Hit(step.line, "there is a shutdown step")
-
-
-def recover(recipe: Recipe) -> Iterator[Hit]:
-    for step in _uses(recipe, "recover"):
-        yield Hit(step.line, "there is a recover step")
-
-
-def bootstrap(recipe: Recipe) -> Iterator[Hit]:
-    for step in _uses(recipe, "bootstrap"):
-        yield Hit(step.line, "there is a bootstrap step")
+    return check
 
 
 def skip_if(recipe: Recipe) -> Iterator[Hit]:
@@ -168,13 +160,13 @@ RULES = (
          "Use run, or end the script with these two commands.", startup),
     Rule("shutdown-ignored", _LITE, _WARNING, 
          "Nucleus lite does not run it, and stops with SIGTERM, then SIGKILL after 120 s.",
-         "Clean up in the program itself when SIGTERM comes.", shutdown),
+         "Clean up in the program itself when SIGTERM comes.", present("shutdown")),
     Rule("recover-ignored", _LITE, _WARNING, "Nucleus lite does not run it.",
-         "Have the run step itself put things right when it starts.", recover),
+         "Have the run step itself put things right when it starts.", present("recover")),
     Rule("skipif-ignored", _LITE, _ERROR, "Nucleus lite runs the step anyway.",
          "Test for it at the beginning of the script.", skip_if),
     Rule("bootstrap", _LITE, _ERROR, "Nucleus lite reboots the device after it.",
-         "Do it in install, where no reboot is needed.", bootstrap),
+         "Do it in install, where no reboot is needed.", present("bootstrap")),
     Rule("requires-privilege", _BOTH, _WARNING, "Whoever takes this script over owns the device.",
          "Prepare at provisioning what needs root, or give gg_component a group (video, render).", privilege),
     Rule("run-exec", _BOTH, _WARNING,

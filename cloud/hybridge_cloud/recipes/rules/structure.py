@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from hybridge_cloud.recipes.document import Entry, Items, Node, Table, Text, tables
 from hybridge_cloud.recipes.recipe import STEPS, Recipe
@@ -163,9 +163,14 @@ def alias(recipe: Recipe) -> Iterator[Hit]:
         yield Hit(line, "an alias stands here")
 
 
-def size_lite(recipe: Recipe) -> Iterator[Hit]:
-    if recipe.size > LITE_BYTES:
-        yield Hit(1, f"the recipe is {recipe.size} bytes")
+def size_over(limit: int) -> Callable[[Recipe], Iterator[Hit]]:
+    """A rule of recipes of more bytes than that."""
+
+    def check(recipe: Recipe) -> Iterator[Hit]:
+        if recipe.size > limit:
+            yield Hit(1, f"the recipe is {recipe.size} bytes")
+
+    return check
 
 
 def size_near(recipe: Recipe) -> Iterator[Hit]:
@@ -174,37 +179,27 @@ def size_near(recipe: Recipe) -> Iterator[Hit]:
         yield Hit(1, f"the recipe is {recipe.size} bytes, about {grown} with what the cloud adds to its artifacts")
 
 
-def size_cloud(recipe: Recipe) -> Iterator[Hit]:
-    if recipe.size > CLOUD_BYTES:
-        yield Hit(1, f"the recipe is {recipe.size} bytes")
+def worded(key: str, is_right: Callable[[str], bool]) -> Callable[[Recipe], Iterator[Hit]]:
+    """A rule of the text of a key on the recipe's outermost level."""
+
+    def check(recipe: Recipe) -> Iterator[Hit]:
+        found = recipe.root.text(key)
+        if found is not None and not is_right(found.value):
+            yield Hit(found.line, f"{key} is {found.value[:140]!r}")
+
+    return check
 
 
-def format_version(recipe: Recipe) -> Iterator[Hit]:
-    found = recipe.root.text("RecipeFormatVersion")
-    if found is not None and found.value and found.value != FORMAT_VERSION:
-        yield Hit(found.line, f"RecipeFormatVersion is {found.value[:40]!r}")
+def _is_format(text: str) -> bool:
+    return text in ("", FORMAT_VERSION)  # required-key tells of an empty one
 
 
-def component_name(recipe: Recipe) -> Iterator[Hit]:
-    found = recipe.root.text("ComponentName")
-    if found is not None and found.value not in ("", GDK_NAME) and _NAME.fullmatch(found.value) is None:
-        yield Hit(found.line, f"ComponentName is {found.value[:140]!r}")
-
-
-def component_version(recipe: Recipe) -> Iterator[Hit]:
-    found = recipe.root.text("ComponentVersion")
-    if found is not None and found.value not in ("", GDK_VERSION) and not _is_version(found.value):
-        yield Hit(found.line, f"ComponentVersion is {found.value[:80]!r}")
+def _is_name(text: str) -> bool:
+    return text in ("", GDK_NAME) or _NAME.fullmatch(text) is not None
 
 
 def _is_version(text: str) -> bool:
-    return _SEMVER.fullmatch(text) is not None and len(text) <= MAX_VERSION_LETTERS
-
-
-def component_type(recipe: Recipe) -> Iterator[Hit]:
-    found = recipe.root.text("ComponentType")
-    if found is not None and found.value not in COMPONENT_TYPES:
-        yield Hit(found.line, f"ComponentType is {found.value[:60]!r}")
+    return text in ("", GDK_VERSION) or (_SEMVER.fullmatch(text) is not None and len(text) <= MAX_VERSION_LETTERS)
 
 
 def lifecycle_outside(recipe: Recipe) -> Iterator[Hit]:
@@ -217,12 +212,12 @@ _ERROR, _WARNING = Severity.ERROR, Severity.WARNING
 
 RULES = (
     Rule("recipe-size-lite", _LITE, _ERROR, f"Nucleus lite reads no recipe over {LITE_BYTES:,} bytes.",
-         "Move scripts and comments into files of an artifact.", size_lite),
+         "Move scripts and comments into files of an artifact.", size_over(LITE_BYTES)),
     Rule("recipe-size-near", _LITE, _WARNING,
          f"Nucleus lite reads {LITE_BYTES:,} bytes, and the cloud adds a digest to each artifact.",
          f"Stay below {NEAR_BYTES:,} bytes: move scripts and comments into files of an artifact.", size_near),
     Rule("recipe-size-cloud", _BOTH, _ERROR, f"The cloud takes no recipe over {CLOUD_BYTES:,} bytes.",
-         "Move scripts and comments into files of an artifact.", size_cloud),
+         "Move scripts and comments into files of an artifact.", size_over(CLOUD_BYTES)),
     Rule("key-case", _LITE, _ERROR, "Nucleus lite reads keys in one case only and does not see this one.",
          "Write keys in their canonical case; steps are lower case.", key_case),
     Rule("unknown-key", _BOTH, _ERROR, "No nucleus reads this key, so what it was meant for does not happen.",
@@ -237,14 +232,18 @@ RULES = (
     Rule("yaml-alias", _LITE, _WARNING, "Aliases were never seen to work on nucleus lite.",
          "Write the value out.", alias),
     Rule("format-version", _BOTH, _ERROR, f"The only version of the recipe format is {FORMAT_VERSION}.",
-         f'Write RecipeFormatVersion: "{FORMAT_VERSION}".', format_version),
+         f'Write RecipeFormatVersion: "{FORMAT_VERSION}".',
+         worded("RecipeFormatVersion", _is_format)),
     Rule("component-name", _BOTH, _ERROR, "A name has 1 to 128 letters, digits, '.', '_' and '-'.",
-         "Choose such a name, such as com.example.Camera.", component_name),
+         "Choose such a name, such as com.example.Camera.",
+         worded("ComponentName", _is_name)),
     Rule("component-version", _BOTH, _ERROR,
          f"A version is a semantic one of at most {MAX_VERSION_LETTERS} letters; Greengrass orders versions by it.",
-         'Write MAJOR.MINOR.PATCH in quotes, such as "1.0.0".', component_version),
+         'Write MAJOR.MINOR.PATCH in quotes, such as "1.0.0".',
+         worded("ComponentVersion", _is_version)),
     Rule("component-type", _BOTH, _ERROR, "There is no such type of component.",
-         "Leave ComponentType out, or write aws.greengrass.generic.", component_type),
+         "Leave ComponentType out, or write aws.greengrass.generic.",
+         worded("ComponentType", lambda text: text in COMPONENT_TYPES)),
     Rule("lifecycle-outside", _BOTH, _WARNING,
          "A Lifecycle beside Manifests is an old form that was never seen to work on nucleus lite; nothing in it is "
          "checked here.",

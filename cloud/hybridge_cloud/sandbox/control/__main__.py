@@ -58,8 +58,8 @@ def main() -> int:
         return Broker.read(home / "mqtt.json")
 
     deployments = Deployments(store, account, components, changed)
-    jobs = JobsService(deployments, identify)
     cores = Cores(store, account)
+    jobs = JobsService(deployments, cores, identify)
     executor = Executor(store, account, folder, options.buildspecs)
     greengrass = Service("greengrassv2", {**components.handlers(), **deployments.handlers(), **cores.handlers()})
     pipelines = Service("codepipeline", Pipelines(store, executor.wake).handlers())

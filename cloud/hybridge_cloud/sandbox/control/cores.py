@@ -106,11 +106,18 @@ class Cores:
         return {"thingGroups": groups}
 
     def report(self, thing: str, message: Document) -> None:
-        """Take a fleet status message.
+        """Take a fleet status message; one that came already, by this way or another, changes nothing.
+
+        Args:
+            thing: whose message it is, as far as the way it came says.
 
         Raises:
-            ServiceError: the thing is not registered, or the message is not one.
+            ServiceError: the thing is not registered, the message is not one, or speaks of another thing.
         """
+        if message.get("thing", thing) != thing:
+            raise invalid(f"The status message of {thing} speaks of {str(message['thing'])[:128]!r}.")
+        if self._is_old(thing, message):
+            return
         if not self._account.target_exists("thing", thing):
             raise not_found("Thing", thing)
         try:
@@ -163,6 +170,16 @@ class Cores:
                     thing,
                     named,
                 )
+
+    def _is_old(self, thing: str, message: Document) -> bool:
+        """Whether this message, or a later one, was taken already. Numbers begin anew on a device that is made anew."""
+        row = self._store.row("SELECT sequence, reported FROM cores WHERE thing = ?", thing)
+        number = message.get("sequenceNumber")
+        if row is None or not isinstance(number, int) or number > row["sequence"]:
+            return False
+        made = message.get("timestamp")  # by the clock that the devices of a sandbox share with it
+        anew = message.get("trigger") == "NUCLEUS_LAUNCH" and isinstance(made, int) and made / 1000 > row["reported"]
+        return not anew
 
 
 def _reported(entry: Document) -> tuple[str, str, str, str, int, str]:

@@ -1,7 +1,9 @@
-"""IoT Jobs over MQTT in Greengrass' namespace, which the embedded account's own jobs do not have.
+"""What core devices say over MQTT and nobody in the embedded account hears: Greengrass' own jobs, and fleet status.
 
-A client of the account's broker that answers devices on ``$aws/things/T/jobs/$next/namespace-aws-gg-deployment/get``
-and ``.../ID/namespace-aws-gg-deployment/update``, and tells them of their next job (AWS IoT Jobs, device MQTT API).
+A client of the account's broker. Status on ``$aws/things/T/greengrassv2/health/json`` is believed of T alone, and the
+broker lets nobody but T publish there. Devices are answered on
+``$aws/things/T/jobs/$next/namespace-aws-gg-deployment/get`` and ``.../ID/namespace-aws-gg-deployment/update``, and told
+of their next job (AWS IoT Jobs, device MQTT API).
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from collections.abc import Callable
 from typing import Any
 
 from hybridge_cloud.sandbox import things
+from hybridge_cloud.sandbox.control.cores import Cores
 from hybridge_cloud.sandbox.control.deployments import Deployments
-from hybridge_cloud.sandbox.control.wire import ServiceError
+from hybridge_cloud.sandbox.control.wire import ServiceError, invalid
+from hybridge_cloud.sandbox.device.health import HEALTH_TOPIC
 from hybridge_cloud.sandbox.device.jobs_link import NAMESPACE, NOTIFY
 from hybridge_cloud.sandbox.device.mqtt_link import Broker, MqttLink
 from hybridge_edge.contract.errors import HybridgeError
@@ -30,6 +34,9 @@ _WAITING = 1000
 _DEVICES = 1000
 """Devices that are told of news; those that asked last."""
 _BASE = "$aws/things/"
+_HEALTH = HEALTH_TOPIC.partition("{}")[2]
+_LONGEST_STATUS = 512 * 1024
+"""Bytes; AWS IoT Core takes 128 KB."""
 _log = logging.getLogger(__name__)
 
 
@@ -40,8 +47,9 @@ class JobsService:
         identify: registers the client, and says where the broker is.
     """
 
-    def __init__(self, deployments: Deployments, identify: Callable[[], Broker | None]) -> None:
+    def __init__(self, deployments: Deployments, cores: Cores, identify: Callable[[], Broker | None]) -> None:
         self._deployments = deployments
+        self._cores = cores
         self._identify = identify
         self._requests: queue.Queue[tuple[str, bytes] | None] = queue.Queue(_WAITING)
         self._told: OrderedDict[str, str] = OrderedDict()
@@ -79,7 +87,9 @@ class JobsService:
                 seen = now
                 self._connect()
             try:
-                if request is not None:
+                if request is not None and request[0].endswith(_HEALTH):
+                    self._hear(*request)
+                elif request is not None:
                     self._answer(*request)
                 if request is None or now - looked > TICK_SECONDS:
                     looked = now
@@ -100,6 +110,7 @@ class JobsService:
             self._link = link = MqttLink(broker, things.JOBS, self._arrived)
             link.subscribe(f"{_BASE}+/jobs/$next/{NAMESPACE}/get")
             link.subscribe(f"{_BASE}+/jobs/+/{NAMESPACE}/update")
+            link.subscribe(HEALTH_TOPIC.format("+"))
             link.start()
         except Exception as error:  # as above
             _log.warning("Jobs over MQTT cannot begin: %s", error)
@@ -108,7 +119,18 @@ class JobsService:
         try:
             self._requests.put_nowait((topic, payload))
         except queue.Full:
-            _log.warning("Too many requests for jobs wait; one is dropped")
+            _log.warning("Too many messages of devices wait; one is dropped")
+
+    def _hear(self, topic: str, payload: bytes) -> None:
+        """Take a fleet status. Nobody is told where it is none: it has no answer on AWS either."""
+        thing = topic.removeprefix(_BASE).removesuffix(_HEALTH)
+        try:
+            message = json.loads(payload) if len(payload) <= _LONGEST_STATUS else None
+            if not isinstance(message, dict):
+                raise invalid(f"The status message of {thing} is no JSON object of at most {_LONGEST_STATUS} bytes.")
+            self._cores.report(thing, message)
+        except (ServiceError, ValueError, RecursionError) as error:
+            _log.warning("A status on %s is not believed: %s", topic, error)
 
     def _answer(self, topic: str, payload: bytes) -> None:
         thing, _, rest = topic.removeprefix(_BASE).partition("/jobs/")

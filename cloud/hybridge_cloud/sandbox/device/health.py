@@ -74,8 +74,9 @@ class Health:
                 self.publish(HEALTH_TOPIC.format(self._device.thing), json.dumps(message).encode())
             except Unavailable as error:
                 _log.info("%s", error)
-        # A real account listens on that topic. This one is told by a call that it acknowledges, and that is made again
-        # until it does: its broker forgets what nobody hears.
+        # The account listens on that topic, as a real one does. But its broker forgets what nobody hears, and the
+        # listener may be on its way back; a real account always listens, and acknowledges nothing. So the same message
+        # goes by a call as well, which is made again until it is answered. What came twice is taken once.
         await asyncio.to_thread(self._cloud.report_health, message)
         self._trigger = "COMPONENT_STATUS_CHANGE"
 
