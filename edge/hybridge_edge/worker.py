@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Event, Thread
+from threading import Event, Thread, stack_size
 
 from hybridge_edge import engine, runtime, trust, vitals
 from hybridge_edge.adjusted import Adjusted
@@ -43,6 +43,7 @@ from hybridge_edge.version import installed_version
 
 _LOG = logging.getLogger(__name__)
 _STOPS = (signal.SIGTERM, signal.SIGINT)
+THREAD_STACK_BYTES = 2 * 1024 * 1024
 DRAIN_S = 5.0
 """How long running calls may go on after SIGTERM."""
 
@@ -52,6 +53,8 @@ def main() -> int:
     # Blocked here, before any thread starts, and waited for in serve(): a handler that runs just before a blocking call
     # would leave it blocked.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    # The system's 8 MiB would count against the bound on memory for every caller at once, used or not.
+    stack_size(THREAD_STACK_BYTES)
     Thread(target=_watch, args=(int(sys.argv[1]),), name="supervisor-watch", daemon=True).start()
     try:
         settings = ServeSettings.from_json(sys.argv[3])

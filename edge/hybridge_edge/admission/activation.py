@@ -114,9 +114,11 @@ class Activation:
             self._fill_later(record)
             if wanted is None or wanted.mode is not Mode.ACTIVATE:
                 continue
-            seen = record.quarantine_of(wanted.digest) or record.refusal_of(wanted.digest)
+            seen = (record.quarantine_of(wanted.digest), record.refusal_of(wanted.digest))
+            # A verdict upon an earlier hand-over of the same package is not one upon this: it was handed over again.
+            judged = any(verdict is not None and verdict.epoch >= wanted.epoch for verdict in seen)
             resident = self._residents.active(record.model)
-            if seen or (resident and resident.digest == wanted.digest) or not self._store.holds(wanted.digest):
+            if judged or (resident and resident.digest == wanted.digest) or not self._store.holds(wanted.digest):
                 continue
             self._turns.bounded(
                 self._obey, Handover(record.model, "", wanted.digest, wanted.rollout, wanted.epoch, wanted.mode)
@@ -292,7 +294,7 @@ class Activation:
             self._residents.let_go(model)
         if plan.previous is Previous.ON_DISK:
             self._residents.let_go(handover.model)
-        self._store.collect_garbage()
+        self._tidy()
         failpoint.reach("activation.collected")
         kept = "" if back or plan.previous is Previous.NONE else f"; the version before is {plan.previous.value}"
         made = f"; {', '.join(plan.let_go)} lost a resident version before" if plan.let_go else ""
@@ -308,8 +310,16 @@ class Activation:
         with self._closed_later(handover.model):
             self._residents.switch(standby, back=True)
         failpoint.reach("activation.switched")
-        self._store.collect_garbage()
+        self._tidy()
         return answer(handover, PackageState.ACTIVE, version, note="it was resident")
+
+    def _tidy(self) -> None:
+        """Remove packages that nobody needs, behind a switch: what cannot be removed now says nothing of the one that
+        answers, and goes with the next change or start."""
+        try:
+            self._store.collect_garbage()
+        except OSError as error:
+            _LOG.warning("Old packages stay on the disk for now: %s", error)
 
     def _load_again(self, model: str) -> None:
         self._restore.load_again(model)

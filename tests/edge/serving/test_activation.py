@@ -1,6 +1,7 @@
 """Activation over a real store and real ONNX Runtime sessions; the old model serves whatever happens to the new one."""
 
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
@@ -11,6 +12,7 @@ import pytest
 from hybridge_edge.contract.errors import ModelNotFound, PackageRefused, Refused
 from hybridge_edge.contract.states import Mode, PackageState
 from hybridge_edge.contract.tensors import TensorSpec
+from hybridge_edge.ledger import Verdict, Wanted
 from hybridge_edge.serving.residents import TRIAL_RUNS
 
 
@@ -226,3 +228,39 @@ def test_a_digest_is_trusted_after_its_first_runs(device: Any, packages: Callabl
 def test_every_change_is_told(device: Any, packages: Callable) -> None:
     device.activation.hand_over(packages("1.0.0", 1.0).handover(1))
     assert device.changes == 1
+
+
+def test_what_cannot_be_tidied_up_behind_a_switch_refuses_nothing(
+    device: Any, packages: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*, spare: bool = True) -> None:
+        raise OSError(5, "Input/output error")
+
+    assert device.activation.hand_over(packages("1.0.0", 1.0).handover(1)).state is PackageState.ACTIVE
+    monkeypatch.setattr(device.store, "collect_garbage", fails)
+    assert device.activation.hand_over(packages("2.0.0", 2.0).handover(2)).state is PackageState.ACTIVE
+    assert device.serves() == ("2.0.0", 2.0)
+    record = device.store.record(device.kit.MODEL)
+    assert not record.refused
+    assert not record.quarantined
+    # back to the version before, which is resident: the same
+    assert device.activation.hand_over(packages("1.0.0", 1.0).handover(3)).state is PackageState.ACTIVE
+    assert device.serves() == ("1.0.0", 1.0)
+
+
+def test_a_package_refused_at_an_earlier_hand_over_is_resumed_at_a_later_one(
+    device: Any, packages: Callable[..., Any]
+) -> None:
+    first, second = packages("1.0.0", 1.0), packages("2.0.0", 2.0)
+    assert device.activation.hand_over(first.handover(1)).state is PackageState.ACTIVE
+    assert device.activation.hand_over(replace(second.handover(2), mode=Mode.STAGE)).state is PackageState.STAGED
+    record = device.store.record(device.kit.MODEL)
+    device.store.refuse(record, Verdict(second.digest, "2.0.0", "a busy moment", 2, "warm-up"))
+    # handed over anew, and cut off by a crash before it was activated
+    device.store.want(device.store.record(device.kit.MODEL), Wanted.of(second.handover(3)))
+    device.restart()
+    device.activation.resume()
+    until = time.monotonic() + 30
+    while device.serves()[0] != "2.0.0":
+        assert time.monotonic() < until
+        time.sleep(0.02)

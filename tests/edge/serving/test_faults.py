@@ -49,7 +49,7 @@ class Asked:
 
     @property
     def client(self) -> Client:
-        return Client(self.server.endpoint.inference)
+        return Client(self.server.endpoint.inference, retry=False)
 
     def window(self, value: float) -> dict[str, numpy.ndarray]:
         return {"window": numpy.full((1, self.kit.STEPS, self.kit.CHANNELS), value, numpy.float32)}
