@@ -30,15 +30,15 @@ from typing import Any
 
 import numpy as np
 
-from hybridge_edge.arrays import NUMPY_TYPES, Array
+from hybridge_edge.arrays import DATATYPES, NUMPY_TYPES, Array
 from hybridge_edge.client import Client, InferenceAnswer
 from hybridge_edge.contract.errors import HybridgeError, InvalidInput, Refused, Unavailable
+from hybridge_edge.contract.tensors import BYTES
 
 TOPIC_VARIABLE = "HYBRIDGE_RESULT_TOPIC"
 MAX_INPUTS = 64
 MAX_PUBLISHED_BYTES = 128 * 1024
 """AWS IoT Core takes no larger message (AWS IoT Core quotas)."""
-_DATATYPES = {str(dtype): name for name, dtype in NUMPY_TYPES.items()}
 _lock = threading.Lock()
 _client: Client | None = None
 
@@ -106,24 +106,34 @@ def _array(tensor: object) -> tuple[str, Array]:
     """A tensor of the protocol's JSON form as an array. Raises InvalidInput."""
     fields: Mapping[str, Any] = tensor if isinstance(tensor, Mapping) else {}
     name, datatype, shape = fields.get("name"), fields.get("datatype"), fields.get("shape")
-    if not isinstance(name, str) or not isinstance(shape, list) or not all(type(size) is int for size in shape):
+    if not isinstance(name, str) or not isinstance(shape, list) or not all(type(s) is int and s >= 0 for s in shape):
         raise InvalidInput("An input has no name or no shape.", "Send {name, datatype, shape, data}.")
-    if datatype != "BYTES" and datatype not in NUMPY_TYPES:
+    if not isinstance(datatype, str) or datatype not in NUMPY_TYPES:
         raise InvalidInput(f"The input {name[:80]!r} has no datatype of the protocol.", "Such as FP32, INT64 or BYTES.")
+    dtype = NUMPY_TYPES[datatype]
     try:
-        if datatype == "BYTES":
-            flat = np.array(fields.get("data"), dtype=object).reshape(-1)
-            texts = [value.encode() if isinstance(value, str) else bytes(value) for value in flat]
-            return name, np.array(texts, dtype=object).reshape(shape)
-        return name, np.array(fields.get("data"), dtype=NUMPY_TYPES[datatype]).reshape(shape)
+        given: Array = np.array(fields.get("data"), dtype=object)
+        flat = given.reshape(-1).tolist()
+        if not all(_fits(value, dtype.kind) for value in flat):
+            raise TypeError("an element is of another kind")
+        values = [value.encode() if isinstance(value, str) else value for value in flat]
+        return name, np.array(values, dtype=dtype).reshape(shape)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(f"The data of {name[:80]!r} are no {datatype} of shape {shape}: {error}.") from None
+
+
+def _fits(value: object, kind: str) -> bool:
+    """Whether a JSON value is one of a numpy kind, without rounding: null is a NaN, among floating numbers alone."""
+    if kind == "f":
+        return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+    wanted = {"O": str, "b": bool}.get(kind, int)
+    return type(value) is wanted
 
 
 def _json(found: InferenceAnswer) -> dict[str, Any]:
     outputs = []
     for name, array in found.outputs.items():
-        datatype = _DATATYPES.get(str(array.dtype), "BYTES")
+        datatype = DATATYPES.get(array.dtype, BYTES)
         outputs.append(
             {
                 "name": name,

@@ -173,9 +173,7 @@ class StreamExport:
         for message in messages:
             self._next_status = message.sequence_number + 1
             try:
-                found.append(
-                    self._sdk.util.Util.deserialize_json_bytes_to_obj(message.payload, self._sdk.StatusMessage)
-                )
+                found.append(read(message.payload, self._sdk.StatusMessage))
             except (ValueError, TypeError, KeyError, AttributeError):  # of a version that reports otherwise
                 _log.warning("A report of Stream Manager cannot be read.")
         return found

@@ -39,7 +39,7 @@ class ObjectStore:
     def __post_init__(self) -> None:
         if self.addressing not in ADDRESSING or self.checksums not in CHECKSUMS:
             raise InvalidDocument(
-                f"A target's object store has {self.addressing[:20]!r} addressing and {self.checksums[:20]!r} checksums.",
+                f"An object store has {self.addressing[:20]!r} addressing and {self.checksums[:20]!r} checksums.",
                 f"Addressing: {', '.join(ADDRESSING)}. Checksums: {', '.join(CHECKSUMS)}.",
             )
 
