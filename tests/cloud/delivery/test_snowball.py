@@ -33,6 +33,7 @@ from hybridge_cloud.fleet.membership import ensure_fleet
 from hybridge_cloud.sandbox.lifecycle import RunningSandbox
 from hybridge_edge.backoff import Backoff
 from hybridge_edge.capture import Observation
+from hybridge_edge.cli import main
 from hybridge_edge.configuration import Configuration
 from hybridge_edge.contract.batch import BatchManifest
 from hybridge_edge.contract.errors import Conflict, Refused, UsageError
@@ -196,6 +197,75 @@ def test_a_package_is_published_through_it_and_read_by_a_device(
         device_bucket(bucket.name, settings).fetch(key, tmp_path / "small.zip", 10)
     with pytest.raises(Refused, match="404"):
         device_bucket(bucket.name, settings).fetch("no/such/key", tmp_path / "none.zip", 10)
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_the_device_s_install_fetches_from_it_and_believes_the_signature_alone(
+    front: TlsFront, bucket: Bucket, make_package: Any, signer: Any, settings: dict[str, object], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], good: bool,
+) -> None:  # fmt: skip
+    """No server runs here, so a package that is believed ends at the server's door."""
+    package = make_package("stick")
+    with zipfile.ZipFile(tmp_path / "stick.zip", "w") as archive:
+        for path in package.rglob("*"):
+            if path.is_file() and (good or path.name != "signature.json"):
+                archive.write(path, path.relative_to(package))
+    bucket.put("sticks/stick 1.zip", (tmp_path / "stick.zip").read_bytes())
+    (tmp_path / "run").mkdir(mode=0o700)
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("HYBRIDGE_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("HYBRIDGE_TRUST", str(signer.trust_file))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    flags = ["--target", "snowball-edge", "--endpoint", front.url, "--ca-file", str(front.certificate),
+             "--credentials-file", str(settings["credentialsFile"])]  # fmt: skip
+    assert main(["install", f"s3://{bucket.name}/sticks/stick 1.zip", *flags, "--wait", "0"]) == 1
+    assert ("server" if good else "signature") in capsys.readouterr().err
+    assert_spoken_as_a_snowball_wants(front, bucket.name)
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert main(["install", f"s3://{bucket.name}", *flags]) == 2
+    assert "Write s3://BUCKET/KEY" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "said"),
+    [
+        (KEYS, 0o644, "may read the keys"),
+        ("[other]\naws_access_key_id = SECRETWORD\n", 0o600, "holds no keys"),
+        ("SECRETWORD no file of sections", 0o600, "holds no keys"),
+        ("[default]\naws_access_key_id = SECRETWORD\n", 0o600, "holds no keys"),
+    ],
+)
+def test_a_file_of_keys_that_cannot_serve_is_said_without_what_it_holds(
+    keys: Path, content: str, mode: int, said: str
+) -> None:
+    keys.write_text(content)
+    keys.chmod(mode)
+    with pytest.raises(UsageError, match=said) as error:
+        DeviceBucket("data", {}, Access.read(Configuration({"target": "snowball-edge", "credentialsFile": str(keys)})))
+    assert "SECRETWORD" not in str(error.value)
+
+
+def test_a_file_that_is_no_certificate_is_said_at_once(front: TlsFront, keys: Path, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    settings: dict[str, object] = {"endpoint": front.url, "region": "snow", "caFile": str(tmp_path / "ca.pem"),
+                                   "credentialsFile": str(keys)}  # fmt: skip
+    with pytest.raises(UsageError, match="holds no certificate"):
+        device_bucket("data", settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "url"),
+    [
+        ({}, "https://data.s3.eu-central-1.amazonaws.com/"),
+        ({"addressing": "path"}, "https://s3.eu-central-1.amazonaws.com/data/"),
+        ({"endpoint": "https://10.0.0.1:8443"}, "https://10.0.0.1:8443/data/"),
+        ({"endpoint": "https://store/s3/", "addressing": "virtual"}, "https://data.store/s3/"),
+        ({"endpoint": "https://[fd00::1]:8443"}, "https://[fd00::1]:8443/data/"),
+    ],
+)
+def test_the_settings_say_where_a_bucket_is(keys: Path, settings: dict[str, object], url: str) -> None:
+    found = device_bucket("data", {**settings, "credentialsFile": str(keys)}).endpoint
+    assert f"https://{found.authority}{found.prefix}" == url
 
 
 def test_what_the_cloud_must_decide_atomically_is_refused_there(snow: TlsFront, bucket: Bucket) -> None:
