@@ -21,7 +21,7 @@ from typing import Any
 
 from hybridge_edge import durable
 from hybridge_edge.contract.errors import HybridgeError, Refused, UsageError
-from hybridge_edge.s3 import TryAgain, bucket_name
+from hybridge_edge.s3 import MAX_OBJECT_BYTES, TryAgain, bucket_name
 
 DEFAULT_PORT = 8088
 DEFAULT_STREAM = "hybridge-samples"
@@ -224,7 +224,11 @@ class StreamExport:
     def _definition(self) -> Any:
         sdk = self._sdk
         status = sdk.StatusConfig(status_level=sdk.StatusLevel.INFO, status_stream_name=self._status_stream)
-        executor = sdk.S3ExportTaskExecutorConfig(identifier=self._stream, status_config=status)
+        executor = sdk.S3ExportTaskExecutorConfig(
+            identifier=self._stream,
+            status_config=status,
+            size_threshold_for_multipart_upload_bytes=MAX_OBJECT_BYTES,  # parts would need more of the device's role
+        )
         return sdk.MessageStreamDefinition(
             name=self._stream,
             max_size=STREAM_BYTES,
