@@ -45,12 +45,21 @@ class Configuration:
             raise UsageError(f"{name} is not set.", "Give its flag, or set it in the component's configuration.")
         return value
 
-    def choice(self, name: str, allowed: tuple[str, ...]) -> str:
-        """One of ``allowed``, the first where it is not set."""
-        value = self.text(name, allowed[0])
+    def choice(self, name: str, allowed: tuple[str, ...], default: str = "") -> str:
+        """One of ``allowed``; ``default``, or else the first, where it is not set."""
+        value = self.text(name, default or allowed[0])
         if value not in allowed:
             raise self._wrong(name, value, f"one of {', '.join(allowed)}")
         return value
+
+    def boolean(self, name: str, default: bool) -> bool:
+        value = self._values.get(name, default)
+        words = {"true": True, "false": False}
+        if isinstance(value, bool):
+            return value
+        if not isinstance(value, str) or value.strip().lower() not in words:
+            raise self._wrong(name, value, "true or false")
+        return words[value.strip().lower()]
 
     def integer(self, name: str, default: int, minimum: int, maximum: int) -> int:
         number = self.number(name, default, minimum, maximum)

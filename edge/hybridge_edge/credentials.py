@@ -1,14 +1,17 @@
-"""AWS credentials on a device: from Greengrass' token exchange, else from the environment."""
+"""AWS credentials on a device: from a file that was named, from Greengrass' token exchange, else the environment."""
 
 from __future__ import annotations
 
+import configparser
 import http.client
 import os
+import stat
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from hybridge_edge.contract.document import parse
@@ -39,9 +42,18 @@ class CredentialSource:
     Args:
         environment: AWS_CONTAINER_CREDENTIALS_FULL_URI and AWS_CONTAINER_AUTHORIZATION_TOKEN as Greengrass sets them,
             else AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN.
+        file: a shared credentials file of the AWS SDKs, whose section ``default`` goes before all of these. It is read
+            again after ``forget``.
+
+    Raises:
+        UsageError: there are no credentials, or the file holds none that may be used.
     """
 
-    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, environment: Mapping[str, str] = os.environ, file: Path | None = None) -> None:
+        self._file = file
+        if file is not None:
+            read_file(file)
+            environment = {}
         self._uri = environment.get("AWS_CONTAINER_CREDENTIALS_FULL_URI", "")
         self._authorization = environment.get("AWS_CONTAINER_AUTHORIZATION_TOKEN", "")
         self._fixed = Credentials(
@@ -49,7 +61,7 @@ class CredentialSource:
             environment.get("AWS_SECRET_ACCESS_KEY", ""),
             environment.get("AWS_SESSION_TOKEN", ""),
         )
-        if not self._uri and not (self._fixed.access_key and self._fixed.secret_key):
+        if file is None and not self._uri and not (self._fixed.access_key and self._fixed.secret_key):
             raise UsageError(
                 "There are no AWS credentials.",
                 "Depend on aws.greengrass.TokenExchangeService in the recipe, or set AWS_ACCESS_KEY_ID and its secret.",
@@ -59,7 +71,15 @@ class CredentialSource:
         self._refresh_at = 0.0
 
     def get(self) -> Credentials:
-        """Valid credentials. Raises Unavailable where the token exchange does not answer with any."""
+        """Valid credentials.
+
+        Raises:
+            Unavailable: the token exchange does not answer with any. UsageError: the file does not hold any now.
+        """
+        if self._file is not None:
+            with self._lock:
+                self._current = self._current or read_file(self._file)
+                return self._current
         if not self._uri:
             return self._fixed
         with self._lock:
@@ -94,6 +114,29 @@ class CredentialSource:
                 "Check the device's role alias and the AWS IoT policy of its certificate.",
             )
         return _read(body)
+
+
+def read_file(path: Path) -> Credentials:
+    """The keys in the section ``default`` of a shared credentials file (AWS SDKs and Tools, shared config files).
+
+    Raises:
+        UsageError: it cannot be read, every user may read it, or it holds no keys.
+    """
+    mend = "Write [default] with aws_access_key_id and aws_secret_access_key, readable by the component's user alone."
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        with path.open(encoding="utf-8") as file:
+            if os.fstat(file.fileno()).st_mode & stat.S_IROTH:
+                raise UsageError(f"Every user of this device may read the keys in {path}.", f"chmod o-rwx {path}")
+            parser.read_string(file.read(MAX_ANSWER_BYTES))
+        section = parser["default"]
+        return Credentials(
+            section["aws_access_key_id"], section["aws_secret_access_key"], section.get("aws_session_token", "")
+        )
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The credentials file {path} cannot be read: {error}.", mend) from None
+    except (configparser.Error, KeyError):  # their texts would show what the file holds
+        raise UsageError(f"The credentials file {path} holds no keys.", mend) from None
 
 
 def _read(body: bytes) -> tuple[Credentials, float]:

@@ -11,6 +11,7 @@ import concurrent.futures
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +24,7 @@ MAX_MESSAGE_BYTES = 5 * 1024
 MESSAGE_CHARACTERS = 300
 """Of what is said about a configuration that is refused."""
 _SOCKET = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
+_LITE_SOCKET = "gg-ipc.socket"
 _TOKEN = "SVCUID"  # noqa: S105  the name of a variable
 _log = logging.getLogger(__name__)
 
@@ -30,6 +32,11 @@ _log = logging.getLogger(__name__)
 def has_nucleus() -> bool:
     """Whether this process was started by a nucleus."""
     return bool(os.environ.get(_SOCKET) and os.environ.get(_TOKEN))
+
+
+def is_lite() -> bool:
+    """Whether this process was started by nucleus lite: its socket has a name that classic's has not."""
+    return has_nucleus() and Path(os.environ[_SOCKET]).name == _LITE_SOCKET
 
 
 def connect(lost: Callable[[], None] | None = None) -> Nucleus | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -16,15 +17,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from hybridge_edge import batches, greengrass, runtime
+from hybridge_edge import batches, greengrass, runtime, s3_access
 from hybridge_edge.backoff import Backoff
 from hybridge_edge.configuration import Configuration
 from hybridge_edge.contract import names
 from hybridge_edge.contract.batch import MAX_BATCH_SAMPLES
-from hybridge_edge.contract.errors import Conflict, HybridgeError, InvalidDocument, Unavailable
-from hybridge_edge.s3 import Bucket, TryAgain
+from hybridge_edge.contract.errors import Conflict, HybridgeError, InvalidDocument, Unavailable, UsageError
+from hybridge_edge.s3 import Bucket, TryAgain, bucket_name
+from hybridge_edge.s3_access import Access
 from hybridge_edge.spool_reader import Entry, SpoolReader
 from hybridge_edge.stopping import stop_event
+from hybridge_edge.stream_export import DEFAULT_PORT, DEFAULT_STREAM, StreamExport
 from hybridge_edge.uplink_status import UplinkStatus
 
 BATCH_SAMPLES = 256
@@ -38,11 +41,14 @@ TAKEOVER_SECONDS = 20.0
 REFUSED_SECONDS = 10.0
 """The shortest wait after S3 has refused: policies change, but not within a second."""
 STATUS_SECONDS = 1.0
+STREAM_MANAGER = "stream-manager"
+VIA = ("s3", STREAM_MANAGER)
+_STREAM = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _log = logging.getLogger(__name__)
 
 
 class Store(Protocol):
-    """Where objects go: S3, or a stand-in that loses some, to prove that the loss is found."""
+    """Where objects go: S3, Stream Manager, or a stand-in that loses some, to prove that the loss is found."""
 
     def put(self, key: str, data: bytes, *, only_if_absent: bool = False) -> bool: ...
 
@@ -226,16 +232,23 @@ class _Attempt(Protocol):
     def __call__(self) -> None: ...
 
 
+SETTINGS = {
+    "bucket": "the bucket (or the environment's HYBRIDGE_BUCKET)",
+    "thing": "this device's name (or AWS_IOT_THING_NAME)",
+    "spool": "the spool's folder; default: what the running server says",
+    "batchSamples": f"close a batch at this many samples (default {BATCH_SAMPLES})",
+    "batchSeconds": f"close a batch after this many seconds (default {BATCH_SECONDS:g})",
+    "via": f"who writes to S3: one of {', '.join(VIA)}; {STREAM_MANAGER} needs nucleus classic",
+    "stream": f"the stream of Stream Manager (default {DEFAULT_STREAM})",
+    "streamManagerPort": f"where Stream Manager listens on loopback (default {DEFAULT_PORT})",
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``hybridge-edge uplink``."""
-    parser.add_argument("--bucket", help="the bucket (or the environment's HYBRIDGE_BUCKET)")
-    parser.add_argument("--thing", help="this device's name (or AWS_IOT_THING_NAME)")
-    parser.add_argument("--spool", help="the spool's folder; default: what the running server says")
-    parser.add_argument("--batch-samples", help=f"close a batch at this many samples (default {BATCH_SAMPLES})")
-    parser.add_argument("--batch-seconds", help=f"close a batch after this many seconds (default {BATCH_SECONDS:g})")
-    parser.add_argument(
-        "--configuration", action="store_true", help="read bucket, batchSamples, batchSeconds from Greengrass"
-    )
+    s3_access.add_arguments(parser, SETTINGS)
+    s3_access.add_arguments(parser)
+    parser.add_argument("--configuration", action="store_true", help="read the settings from Greengrass")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -243,28 +256,23 @@ def run(arguments: argparse.Namespace) -> int:
     configuration = Configuration(
         {"bucket": os.environ.get("HYBRIDGE_BUCKET"), "thing": os.environ.get("AWS_IOT_THING_NAME")},
         greengrass.component_configuration() if arguments.configuration else {},
-        {
-            "bucket": arguments.bucket,
-            "thing": arguments.thing,
-            "spool": arguments.spool,
-            "batchSamples": arguments.batch_samples,
-            "batchSeconds": arguments.batch_seconds,
-        },
+        {**s3_access.given(arguments, SETTINGS), **s3_access.given(arguments)},
     )
     thing = names.thing_name(configuration.required("thing"))
     batch_samples = configuration.integer("batchSamples", BATCH_SAMPLES, 1, MAX_BATCH_SAMPLES)
     batch_seconds = configuration.number("batchSeconds", BATCH_SECONDS, 0.05, 3600.0)
-    bucket = Bucket(configuration.required("bucket"))
+    open_store = _store(configuration)
     with stop_event() as stop:
         folder = runtime.folder()
         spool_folder = _spool_folder(configuration.text("spool"), folder, stop)
         if spool_folder is None:
             return 0
+        store = open_store(spool_folder)
 
         def take() -> Uplink:
             return Uplink(
                 spool_folder,
-                bucket,
+                store,
                 thing,
                 batch_samples=batch_samples,
                 batch_seconds=batch_seconds,
@@ -274,12 +282,40 @@ def run(arguments: argparse.Namespace) -> int:
         uplink = _taken_over(take, stop)
         if uplink is None:
             return 0
-        _log.info("Returning samples from %s to bucket %s.", spool_folder, bucket.name)
+        _log.info("Returning samples from %s to bucket %s.", spool_folder, store.name)
         try:
             uplink.run(stop)
         finally:
             uplink.close()
+            if isinstance(store, StreamExport):
+                store.close()
     return 0
+
+
+def _store(configuration: Configuration) -> Callable[[Path], Bucket | StreamExport]:
+    """What makes the store for a spool's folder, all settings checked. Raises UsageError."""
+    name = bucket_name(configuration.required("bucket"))
+    stream = configuration.text("stream", DEFAULT_STREAM)
+    port = configuration.integer("streamManagerPort", DEFAULT_PORT, 1, 65535)
+    access = Access.read(configuration)
+    if configuration.choice("via", VIA) != STREAM_MANAGER:
+        bucket = Bucket(name, access=access)
+        return lambda _: bucket
+    if greengrass.is_lite():
+        raise UsageError(
+            "via is stream-manager, and this device runs nucleus lite: Stream Manager is a Java component, which only "
+            "nucleus classic runs.",
+            "Set via to s3.",
+        )
+    if access != Access():
+        raise UsageError(
+            "via is stream-manager, which writes to S3 of the device's region alone.",
+            f"Set via to s3, or leave out {', '.join(s3_access.SETTINGS)}.",
+        )
+    if _STREAM.fullmatch(stream) is None:
+        raise UsageError(f"stream is {stream[:80]!r}.", "Write 1 to 200 letters, digits, dots, hyphens or underscores.")
+    # Beside the spool, and not in it: the spool puts files that are not its own into quarantine.
+    return lambda spool: StreamExport(name, spool.with_name(f"{spool.name}-export"), port=port, stream=stream)
 
 
 def _taken_over(take: Callable[[], Uplink], stop: threading.Event) -> Uplink | None:

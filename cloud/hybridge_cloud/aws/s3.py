@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from hybridge_cloud.aws.session import NotFound, bucket_name, calling, client
+from hybridge_cloud.aws.session import NotFound, bucket_name, calling, client, object_store
+from hybridge_edge.contract.errors import Conflict, Refused
 
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 MAX_GET_BYTES = 8 * 1024**3
@@ -65,11 +66,21 @@ class Bucket:
     ) -> str:
         """Write the object whole and return its ETag.
 
+        A store without conditional writes is asked first: there, of two who write at the same moment, the later wins.
+
         Raises:
             Conflict: ``only_if_absent`` and it is there, or ``if_match`` is not its ETag any more.
         """
         conditions: dict[str, str] = {}
-        if only_if_absent:
+        atomic = object_store().conditional_writes
+        if not atomic and if_match is not None:
+            raise Refused(
+                "This needs a store that changes an object only where it is as it was.",
+                "Keep what the cloud decides in S3 of the region; a Snowball Edge takes artifacts and samples.",
+            )
+        if only_if_absent and not atomic and self.exists(key):
+            raise Conflict(f"The object {key} is in the bucket {self.name} already.")
+        if only_if_absent and atomic:
             conditions["IfNoneMatch"] = "*"
         if if_match is not None:
             conditions["IfMatch"] = if_match

@@ -1,6 +1,8 @@
 """The one door to AWS: a client per service from the standard variables, and botocore's errors in our own words.
 
 Nothing here knows whether the account is real: AWS_ENDPOINT_URL and AWS_ENDPOINT_URL_<SERVICE> decide where calls go.
+Where S3 alone is another store than the region's, such as a Snowball Edge's, AWS_ENDPOINT_URL_S3 says where it is and
+HYBRIDGE_S3_TARGET, HYBRIDGE_S3_REGION, HYBRIDGE_S3_CA_FILE and HYBRIDGE_S3_PROFILE how to speak to it.
 """
 
 from __future__ import annotations
@@ -10,9 +12,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hybridge_edge.contract.errors import Conflict, Refused, Unavailable, UsageError
+from hybridge_edge.targets import target as targets
+from hybridge_edge.targets.target import STANDARD, ObjectStore
 
 CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 70
@@ -43,6 +49,8 @@ _MISSING = frozenset(
 )
 _SET_THEM = 'Set the AWS variables; for the sandbox: eval "$(hybridge sandbox env)".'
 _BUCKET_VARIABLE = "HYBRIDGE_BUCKET"
+_S3_TARGET, _S3_REGION = "HYBRIDGE_S3_TARGET", "HYBRIDGE_S3_REGION"
+_S3_CA_FILE, _S3_PROFILE = "HYBRIDGE_S3_CA_FILE", "HYBRIDGE_S3_PROFILE"
 _KEPT_CLIENTS = 64
 _MAX_REASON = 500
 _given: ContextVar[Mapping[str, str] | None] = ContextVar("_given", default=None)
@@ -75,7 +83,8 @@ def _environment() -> Mapping[str, str]:
 
 def client(service: str) -> Any:
     """A boto3 client of ``service``; one per process and environment, safe to share between threads."""
-    variables = tuple(sorted((name, value) for name, value in _environment().items() if name.startswith("AWS_")))
+    ours = ("AWS_", "HYBRIDGE_S3_")
+    variables = tuple(sorted((name, value) for name, value in _environment().items() if name.startswith(ours)))
     return _client(service, variables, _given.get() is not None)
 
 
@@ -88,8 +97,8 @@ def _client(service: str, variables: tuple[tuple[str, str], ...], given: bool) -
     # Its stubs know each service by a literal of its own.
     make: Any = boto3.session.Session().client
     explicit: dict[str, str | None] = {}
+    named = dict(variables)
     if given:
-        named = dict(variables)
         make = boto3.session.Session(
             aws_access_key_id=named.get("AWS_ACCESS_KEY_ID"),
             aws_secret_access_key=named.get("AWS_SECRET_ACCESS_KEY"),
@@ -106,10 +115,45 @@ def _client(service: str, variables: tuple[tuple[str, str], ...], given: bool) -
         s3={"addressing_style": "path" if _endpoint_variable("s3") else "auto"},
     )
     with calling(service):
+        if service == "s3":
+            configuration = configuration.merge(Config(**_of_store(object_store())))
+            explicit |= _s3_options(named)
+            if named.get(_S3_PROFILE):
+                make = boto3.session.Session(profile_name=named[_S3_PROFILE]).client
         try:
             return make(service, config=configuration, **explicit)
         except ValueError as error:  # botocore's own for an endpoint that is no URL
             raise UsageError(f"Calling {service}: {str(error).rstrip('.')}.", _SET_THEM) from None
+
+
+def _of_store(store: ObjectStore) -> dict[str, Any]:
+    """botocore's options for what a store takes."""
+    if store == STANDARD:
+        return {}
+    # Without this, botocore sends a checksum behind the content, in chunks, which a Snowball Edge does not take.
+    checksums = "when_supported" if store.checksums == "sha256" else "when_required"
+    options: dict[str, Any] = {"request_checksum_calculation": checksums, "response_checksum_validation": checksums}
+    return options if store.addressing == "auto" else {**options, "s3": {"addressing_style": store.addressing}}
+
+
+def _s3_options(variables: Mapping[str, str]) -> dict[str, str | None]:
+    """Options of an S3 client that are no other service's: region, and whose certificates are trusted."""
+    options: dict[str, str | None] = {}
+    if region := object_store().region:
+        options["region_name"] = region
+    if authorities := variables.get(_S3_CA_FILE):
+        if not Path(authorities).is_file():
+            raise UsageError(f"{_S3_CA_FILE} names {authorities[:200]!r}, which is no file.", "Correct the path.")
+        options["verify"] = authorities
+    return options
+
+
+def object_store() -> ObjectStore:
+    """What the S3 of this environment takes. Raises UsageError where HYBRIDGE_S3_TARGET is no target."""
+    target = _environment().get(_S3_TARGET, "")
+    store = targets.named(target).object_store if target else STANDARD
+    region = _environment().get(_S3_REGION, "")
+    return replace(store, region=region) if region else store
 
 
 def call(service: str, operation: str, /, **parameters: Any) -> Any:
@@ -162,9 +206,14 @@ def calling(service: str) -> Iterator[None]:
         raise UsageError(f"Calling {service}: {str(error).rstrip('.')}.", _SET_THEM) from None
     except aws.ParamValidationError as error:
         raise UsageError(f"Calling {service}: {_one_line(error)}.", "Correct the name that was given.") from None
+    except aws.SSLError as error:
+        trusted = _S3_CA_FILE if service == "s3" else "AWS_CA_BUNDLE"
+        raise Refused(
+            f"The certificate of {_where(service)} is not trusted: {_one_line(error)}.",
+            f"Name the certificate of whoever answers there in {trusted}, a PEM file.",
+        ) from None
     except (aws.HTTPClientError, aws.BotoCoreError) as error:
-        variable = _endpoint_variable(service)
-        where = f"{variable}={_environment()[variable]}" if variable else "the region's own endpoint"
+        where = _where(service)
         raise Unavailable(f"{service} does not answer at {where}: {_one_line(error)}.", "Check that it runs.") from None
 
 
@@ -172,6 +221,11 @@ def _endpoint_variable(service: str) -> str:
     service = {"iot-data": "iot-data-plane"}.get(service, service)
     specific = "AWS_ENDPOINT_URL_" + service.upper().replace("-", "_")
     return next((name for name in (specific, "AWS_ENDPOINT_URL") if _environment().get(name)), "")
+
+
+def _where(service: str) -> str:
+    variable = _endpoint_variable(service)
+    return f"{variable}={_environment()[variable]}" if variable else "the region's own endpoint"
 
 
 def _one_line(error: Exception) -> str:

@@ -9,14 +9,51 @@ from dataclasses import dataclass
 from importlib import resources
 
 from hybridge_edge.contract import names
-from hybridge_edge.contract.document import parse
+from hybridge_edge.contract.document import Reader, parse
 from hybridge_edge.contract.errors import InvalidDocument, Refused, UsageError
 
 FORMAT = 1
 MAX_TARGET_BYTES = 16 * 1024
 MAX_THREADS = 64
-NAMES = ("x86-cuda13", "cpu-amd64", "cpu-aarch64")
+NAMES = ("x86-cuda13", "cpu-amd64", "cpu-aarch64", "snowball-edge")
 """The targets this version knows; where a device fits several, the first."""
+ADDRESSING = ("auto", "path", "virtual")
+CHECKSUMS = ("sha256", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStore:
+    """What the object store that such a device uses takes, where it is not S3 of its region.
+
+    Attributes:
+        region: that requests are signed for, "" for the device's own. addressing: one of ADDRESSING, where a bucket's
+            name stands. checksums: one of CHECKSUMS, what is sent beside the signed digest of the content.
+        conditional_writes: whether it knows ``If-None-Match: *``.
+    """
+
+    region: str = ""
+    addressing: str = ADDRESSING[0]
+    checksums: str = CHECKSUMS[0]
+    conditional_writes: bool = True
+
+    def __post_init__(self) -> None:
+        if self.addressing not in ADDRESSING or self.checksums not in CHECKSUMS:
+            raise InvalidDocument(
+                f"An object store has {self.addressing[:20]!r} addressing and {self.checksums[:20]!r} checksums.",
+                f"Addressing: {', '.join(ADDRESSING)}. Checksums: {', '.join(CHECKSUMS)}.",
+            )
+
+    @classmethod
+    def read(cls, reader: Reader) -> ObjectStore:
+        return cls(
+            region=reader.text("region"),
+            addressing=reader.text("addressing"),
+            checksums=reader.text("checksums"),
+            conditional_writes=reader.boolean("conditional_writes"),
+        )
+
+
+STANDARD = ObjectStore()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +70,7 @@ class Target:
         threads: intra-op threads of one run, 0 for every core. spinning: whether they spin while they wait.
         model_memory_share: of the device's memory, that loaded models may hold together, 0 to 1.
         memory_reserve_megabytes, disk_reserve_megabytes: MiB that stay free for everything else.
+        object_store: what the uplink and ``install`` go by where they are told this target.
     """
 
     name: str
@@ -50,6 +88,7 @@ class Target:
     model_memory_share: float
     memory_reserve_megabytes: int
     disk_reserve_megabytes: int
+    object_store: ObjectStore = STANDARD
 
     def __post_init__(self) -> None:
         if not self.providers or not self.python:
@@ -91,6 +130,9 @@ class Target:
             model_memory_share=reader.number("model_memory_share"),
             memory_reserve_megabytes=reader.integer("memory_reserve_megabytes"),
             disk_reserve_megabytes=reader.integer("disk_reserve_megabytes"),
+            object_store=reader.object("object_store", ObjectStore.read)
+            if "object_store" in reader.names()
+            else STANDARD,
         )
         reader.close()
         return target

@@ -11,7 +11,11 @@ import pytest
 import yaml
 
 from hybridge_edge import pipeline, settings, uplink
+from hybridge_edge.configuration import Configuration
 from hybridge_edge.contract.batch import MAX_BATCH_SAMPLES
+from hybridge_edge.s3_access import Access
+from hybridge_edge.stream_export import DEFAULT_PORT, DEFAULT_STREAM
+from hybridge_edge.targets.target import ADDRESSING, CHECKSUMS
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "settings.md").read_text()
@@ -108,6 +112,17 @@ def test_the_range_of_the_page_is_the_one_the_code_refuses_beyond(key: str, limi
     for value in (limits[0] - 0.001, limits[1] + 1):
         with pytest.raises(Exception, match=f"^{key} is "):
             settings.read(parser.parse_args([f"--{flag}", f"{value}"]))
+
+
+def test_the_uplink_s_settings_have_the_defaults_and_the_choices_of_the_page() -> None:
+    page = documented("SampleUplink")
+    read = Access.read(Configuration())
+    assert (page["addressing"][0], page["checksums"][0]) == (read.store.addressing, read.store.checksums)
+    assert page["conditionalWrites"][0] == str(read.store.conditional_writes).lower()
+    assert (page["stream"][0], page["streamManagerPort"][0]) == (DEFAULT_STREAM, str(DEFAULT_PORT))
+    for key, choices in {"via": uplink.VIA, "addressing": ADDRESSING, "checksums": CHECKSUMS}.items():
+        assert page[key][0] == choices[0]
+        assert re.split(", | or ", page[key][1].strip()) == list(choices)
 
 
 def test_the_range_of_a_batch_is_the_contracts() -> None:

@@ -81,6 +81,9 @@ def content(**changes: object) -> bytes:
         {"runtime_minimum": "new"},
         {"opset": 0},
         {"spinning": "no"},
+        {"object_store": {"region": "snow"}},
+        {"object_store": {"region": "", "addressing": "sideways", "checksums": "none", "conditional_writes": False}},
+        {"object_store": {"region": "", "addressing": "path", "checksums": "md5", "conditional_writes": False}},
     ],
 )
 def test_an_entry_that_cannot_be_is_refused(changes: dict[str, object]) -> None:
@@ -93,6 +96,7 @@ def test_the_best_target_that_fits_is_found() -> None:
     assert detect("x86_64", (CUDA, CPU)).name == "x86-cuda13"
     assert detect("x86_64", (CPU,)).name == "cpu-amd64"
     assert detect("aarch64", (CPU,)).name == "cpu-aarch64"
+    assert named("snowball-edge").architecture == "x86_64", "and yet it is found by its name alone"
     with pytest.raises(Refused, match="riscv64"):
         detect("riscv64", (CPU,))
 
