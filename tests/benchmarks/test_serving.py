@@ -15,6 +15,7 @@ ROWS = [
     "ours, unary, Unix socket",
     "ours, streaming, TCP",
     "ours, streaming, Unix socket",
+    "ours, direct socket",
 ]
 
 

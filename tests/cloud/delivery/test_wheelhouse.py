@@ -244,7 +244,7 @@ def test_a_recipe_has_a_manifest_for_each_platform_that_was_built_and_no_other(t
     from hybridge_cloud.components import recipe
 
     def platforms(*files: str) -> list[str]:
-        text = recipe.fill("SampleUplink", "hybridge.SampleUplink", "1.0.0", "b", "hybridge", files)
+        text = recipe.fill("SampleUplink", "hybridge.SampleUplink", "1.0.0", "bucket", "hybridge", files)
         return [manifest["Platform"]["architecture"] for manifest in yaml.safe_load(text)["Manifests"]]
 
     assert platforms("aarch64/wheelhouse.zip") == ["aarch64"]

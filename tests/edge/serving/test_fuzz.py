@@ -167,7 +167,7 @@ def spoiled(found: list[messages.ModelInferRequest], rng: random.Random) -> byte
 def outcome(protocol: Protocol, message: bytes) -> tuple[grpc.StatusCode, str]:
     """What a caller is told, by the server's own code."""
     try:
-        parts = protocol._answer(message, lambda own_s: Call(5.0))
+        parts = protocol._answering.answer(message, lambda own_s: Call(5.0))
     except Exception as error:
         return statuses.status(error)
     messages.ModelInferResponse.FromString(b"".join(parts))

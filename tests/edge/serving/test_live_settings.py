@@ -72,7 +72,7 @@ def test_what_can_change_does_so_without_a_restart_and_nonsense_changes_nothing(
         return server.say(verb="status")["settings"]
 
     def captured() -> int:
-        with Client(server.endpoint.inference) as client:
+        with Client(server.endpoint.inference, retry=False) as client:
             client.infer("watch", {"window": kit.window()})
         return int(server.say(verb="status")["capture"].get("captured", 0))
 
@@ -130,7 +130,7 @@ def test_an_update_waits_until_the_calls_of_a_server_that_stops_have_ended(
 
     def ask() -> None:
         endless = numpy.full((1, kit.STEPS, kit.CHANNELS), 9, numpy.float32)
-        with Client(server.endpoint.inference) as client, pytest.raises(HybridgeError) as raised:
+        with Client(server.endpoint.inference, retry=False) as client, pytest.raises(HybridgeError) as raised:
             client.infer("watch", {"window": endless}, timeout_s=30)
         errors.append(str(raised.value))
 
@@ -143,7 +143,7 @@ def test_an_update_waits_until_the_calls_of_a_server_that_stops_have_ended(
     assert core.deploy(OTHER).succeeded
     assert not runs(server.store), "the update came while a call was still answered"
     thread.join()
-    assert "DEADLINE_EXCEEDED" in errors[0]  # of its run, which the server ends
+    assert "was stopped after 3 s" in errors[0]  # its run, which the server ends
     assert server.stop() == 0
 
 
@@ -156,7 +156,7 @@ def runs(store: Path) -> bool:
 def refused(server: Any) -> str:
     """What a new call is told."""
     try:
-        with Client(server.endpoint.inference) as client:
+        with Client(server.endpoint.inference, retry=False) as client:
             client.infer("none", {})
     except HybridgeError as error:
         return str(error)
