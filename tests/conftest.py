@@ -1,11 +1,12 @@
-"""One account for all tests of a process, the environment they leave as they found it, and the longest first."""
+"""An account for each folder that needs one, the environment left as it was found, and the longest tests first."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,16 +73,6 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
         assert _of_aws() == _AT_FIRST, f"{item.path.name} left the environment changed"
 
 
-@contextlib.contextmanager
-def _pointed_at(sandbox: RunningSandbox) -> Iterator[RunningSandbox]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in _of_aws():
-            patch.delenv(name)
-        for name, value in sandbox.environment.items():
-            patch.setenv(name, value)
-        yield sandbox
-
-
 @pytest.fixture(scope="session")
 def buildspecs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("buildspecs")
@@ -93,16 +84,29 @@ def buildspecs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sandbox_apart(buildspecs: Path) -> Iterator[RunningSandbox]:
-    """The one account of this process, without devices; the environment does not know of it."""
+def account_of(buildspecs: Path) -> Iterator[Callable[[str], RunningSandbox]]:
+    """The account of a folder of tests, started when it is first asked for; the environment does not know of it.
+
+    One a folder: what its tests publish, and what its queues and lists hold, is nobody else's, whichever files a
+    process is given.
+    """
     from hybridge_cloud.sandbox.lifecycle import running
 
-    with running(buildspecs=str(buildspecs)) as sandbox:
+    with contextlib.ExitStack() as stack:
+        yield functools.cache(lambda folder: stack.enter_context(running(buildspecs=str(buildspecs))))
+
+
+@pytest.fixture(scope="session")
+def pointed_at() -> Callable[[RunningSandbox], contextlib.AbstractContextManager[RunningSandbox]]:
+    """AWS_* and HYBRIDGE_BUCKET point at an account inside ``with pointed_at(account):``, and no longer."""
+    return _pointed_at
+
+
+@contextlib.contextmanager
+def _pointed_at(sandbox: RunningSandbox) -> Iterator[RunningSandbox]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _of_aws():
+            patch.delenv(name)
+        for name, value in sandbox.environment.items():
+            patch.setenv(name, value)
         yield sandbox
-
-
-@pytest.fixture(scope="module")
-def sandbox_here(sandbox_apart: RunningSandbox) -> Iterator[RunningSandbox]:
-    """That account; AWS_* and HYBRIDGE_BUCKET point at it while a module uses it, and no longer."""
-    with _pointed_at(sandbox_apart) as pointed:
-        yield pointed

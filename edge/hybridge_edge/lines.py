@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import BoundedSemaphore, Lock, Thread
 
-from hybridge_edge.contract.errors import Unavailable
+from hybridge_edge import runtime
+from hybridge_edge.contract.document import Reader, parse
+from hybridge_edge.contract.errors import Refused, Unavailable
 from hybridge_edge.contract.handover import MAX_LINE_BYTES
 
 _LOG = logging.getLogger(__name__)
@@ -16,8 +18,15 @@ MAX_CONNECTIONS = 16
 IDLE_S = 90.0
 """How long a connection may say nothing; longer than the longest answer takes."""
 MAX_ANSWER_BYTES = 1024 * 1024
-SOCKET_MODE = 0o660
 _CLOSE_S = 5.0
+
+
+def read_answer(answer: bytes) -> Reader:
+    """An answer of the management socket, past its ``ok``. Raises Refused with the server's words where it says no."""
+    reader = parse(answer, "server's answer", MAX_ANSWER_BYTES)
+    if not reader.boolean("ok"):
+        raise Refused(reader.text("message"), reader.text("remedy", ""))
+    return reader
 
 
 class LineServer:
@@ -34,15 +43,7 @@ class LineServer:
         self._room = BoundedSemaphore(MAX_CONNECTIONS)
         self._lock = Lock()
         self._open: set[socket.socket] = set()
-        path.unlink(missing_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self._listener.bind(str(path))
-            path.chmod(SOCKET_MODE)
-            self._listener.listen(MAX_CONNECTIONS)
-        except OSError as error:
-            self._listener.close()
-            raise Unavailable(f"The server cannot listen on {path}: {error}.", "Set HYBRIDGE_RUNTIME_DIR.") from None
+        self._listener = runtime.listen(path, MAX_CONNECTIONS)
         self._thread = Thread(target=self._accept, name="management", daemon=True)
 
     def start(self) -> None:

@@ -6,6 +6,7 @@ Unix socket paths are limited to 107 bytes (unix(7)), so the folder is short wha
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ DIRECT_SOCKET = "direct.sock"
 """For clients of ours on the device."""
 MANAGEMENT_SOCKET = "management.sock"
 ENDPOINT_FILE = "endpoint.json"
+SOCKET_MODE = 0o660
+"""Of the sockets of this device's own programs."""
 _NUCLEUS = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
 
 
@@ -48,6 +51,24 @@ def of_nucleus(socket: str) -> Path:
 
     device = hashlib.sha256(socket.encode()).hexdigest()[:8]
     return _private(_private(Path(f"/tmp/hybridge-{os.getuid()}")) / device)  # noqa: S108  owner and mode are checked
+
+
+def listen(path: Path, waiting: int) -> socket.socket:
+    """A Unix socket that listens at ``path``, under 107 bytes and in a folder of ours; what lies there is replaced.
+
+    Raises:
+        Unavailable: it cannot be had.
+    """
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(path))
+        path.chmod(SOCKET_MODE)
+        listener.listen(waiting)
+    except OSError as error:
+        listener.close()
+        raise Unavailable(f"The server cannot listen on {path}: {error}.", "Set HYBRIDGE_RUNTIME_DIR.") from None
+    return listener
 
 
 def _private(path: Path) -> Path:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -12,8 +13,10 @@ from hybridge_cloud.sandbox.lifecycle import RunningSandbox
 
 
 @pytest.fixture(scope="module")
-def sandbox(sandbox_here: RunningSandbox) -> RunningSandbox:
-    return sandbox_here
+def sandbox(account_of: Callable[[str], RunningSandbox], pointed_at: Any) -> Iterator[RunningSandbox]:
+    """An account without devices, pointed at while a module uses it."""
+    with pointed_at(account_of("cloud")) as sandbox:
+        yield sandbox
 
 
 @pytest.fixture

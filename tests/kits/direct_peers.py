@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy
@@ -21,6 +22,13 @@ WIDE = 100_000
 PATIENCE_S = 60.0
 """Of a machine that does other things."""
 ECHO = "echo-fp32"
+
+
+def from_threads(ask: Callable[[int], None], count: int = 6) -> None:
+    """Call ``ask`` from as many threads at once, each with its number; raises what one of them raised."""
+    with ThreadPoolExecutor(count) as pool:
+        for asked in [pool.submit(ask, number) for number in range(count)]:
+            asked.result()
 
 
 def wide(seed: int = 0, rows: int = 1) -> Any:
@@ -70,7 +78,7 @@ class Peer:
     @staticmethod
     def request(model: str, values: Any, places: Any = (), room: Place = Place(0, 0, 0, 0)) -> list[Any]:  # noqa: B008
         name = "x" if model == ECHO else "window"
-        made, _ = wording.parts(
+        made = wording.parts(
             model, "", "", {name: values}, (), capture=False, timeout_us=0, place=lambda *_: bool(places)
         )
         return frames.asked(list(places), room, made)

@@ -20,8 +20,8 @@ from hybridge_cloud.sandbox.lifecycle import RunningSandbox
 
 
 @pytest.fixture(scope="session")
-def sandbox(sandbox_apart: RunningSandbox) -> RunningSandbox:
-    return sandbox_apart
+def sandbox(account_of: Callable[[str], RunningSandbox]) -> RunningSandbox:
+    return account_of("sandbox")
 
 
 @pytest.fixture(scope="session")

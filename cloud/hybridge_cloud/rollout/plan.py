@@ -26,7 +26,8 @@ class Limits:
         report_seconds: a device that said nothing for this long is silent.
         deadline_seconds: a wave that could not pass this long after it was written has failed; so has a device that
             was to be put back.
-        minimum_requests: answers of a wave's devices together, before errors and guards can pass.
+        minimum_requests: answers of a wave's devices together, before errors and guards can pass. 200 are enough for
+            what fails every tenth request; to tell three in a hundred from the one that is allowed takes some 3,000.
         minimum_probes: probes a device must have answered with both versions to be judged by them; 0 asks for none,
             which lets a rollout pass without a comparison.
         minimum_live: live rows that both versions answered, of a wave's devices together. Live rows are evidence beside

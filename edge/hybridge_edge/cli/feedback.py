@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from hybridge_edge.cli import talk
-from hybridge_edge.contract.document import canonical
+from hybridge_edge.client.labels import feedback_line
 from hybridge_edge.contract.feedback import DEFAULT_SOURCE
 
 
@@ -20,15 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Say what a sample is; the label goes to the cloud as samples do. Returns the exit code."""
-    request = {
-        "verb": "feedback",
-        "sample_id": arguments.sample_id,
-        "model": arguments.model,
-        "label": arguments.label,
-        "source": arguments.source,
-        "confidence": arguments.confidence,
-    }
-    reader, answer = talk.tell(canonical(request), talk.ASK_S)
+    line = feedback_line(arguments.sample_id, arguments.label, arguments.model, arguments.source, arguments.confidence)
+    reader, answer = talk.tell(line, talk.ASK_S)
     if not talk.shown(arguments, answer):
         print(f"{reader.text('sample_id')} is {reader.text('label')!r}; the sample itself is {reader.text('sample')}")
     return 0

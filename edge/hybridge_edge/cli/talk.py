@@ -8,14 +8,13 @@ import time
 from pathlib import Path
 
 from hybridge_edge import lines, runtime
-from hybridge_edge.contract.document import Reader, canonical, parse
-from hybridge_edge.contract.errors import Refused, Unavailable
+from hybridge_edge.contract.document import Reader, canonical
+from hybridge_edge.contract.errors import Unavailable
 
 ACT_S = 75.0
 """How long a verb that loads a model may take; longer than the server lets it (activation.ANSWER_WITHIN_S)."""
 ASK_S = 15.0
 """The same of the others; longer than a label may wait for the disk."""
-ANSWER_LIMIT_BYTES = lines.MAX_ANSWER_BYTES
 _LOOK_AGAIN_S = 0.1
 
 
@@ -39,10 +38,7 @@ def tell(line: bytes, timeout_s: float) -> tuple[Reader, bytes]:
         Unavailable: no server, or no answer within ``timeout_s`` seconds. Refused: the server said no, with its words.
     """
     answer = lines.ask(Path(runtime.Endpoint.read(runtime.folder()).management), line, timeout_s)
-    reader = parse(answer, "server's answer", ANSWER_LIMIT_BYTES)
-    if not reader.boolean("ok"):
-        raise Refused(reader.text("message"), reader.text("remedy", ""))
-    return reader, answer
+    return lines.read_answer(answer), answer
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

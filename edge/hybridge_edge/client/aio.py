@@ -16,7 +16,7 @@ from hybridge_edge import lines
 from hybridge_edge.client import wording
 from hybridge_edge.client.answers import InferenceAnswer, answer_in, answer_in_stream, error_of
 from hybridge_edge.client.attempts import Attempts
-from hybridge_edge.client.labels import FEEDBACK_S, feedback_line, feedback_said
+from hybridge_edge.client.labels import FEEDBACK_S, feedback_line
 from hybridge_edge.client.readiness import LOOK_AGAIN_S, LOOK_S, Progress, Watcher, not_ready
 from hybridge_edge.client.streams import REFUSED_S, STREAM_AFTER
 from hybridge_edge.client.sync import DEFAULT_STREAMS, DEFAULT_TIMEOUT_S
@@ -200,7 +200,7 @@ class AsyncClient:
     ) -> None:
         """Say what a sample is; see ``Client.feedback``."""
         line = feedback_line(sample_id, label, model, source, confidence)
-        feedback_said(await asyncio.to_thread(lines.ask, self._targets.management(), line, FEEDBACK_S))
+        lines.read_answer(await asyncio.to_thread(lines.ask, self._targets.management(), line, FEEDBACK_S))
 
     async def _look(self, model: str, watcher: Watcher) -> bool:
         connection = await self._connection(found_anew=True)

@@ -16,6 +16,7 @@ import numpy
 
 from hybridge_edge.client import wording
 from hybridge_edge.client.answers import InferenceAnswer, answer_of, refusal
+from hybridge_edge.client.streams import LATE_S, REFUSED_S
 from hybridge_edge.contract.errors import (
     DeadlineExceeded,
     HybridgeError,
@@ -33,10 +34,6 @@ from hybridge_edge.serving.contents import MAX_MESSAGE_BYTES
 
 SHARED_BYTES = 128 * 1024
 """From here on a tensor goes through shared memory: where the two ways cost the same, benchmarks/client.py."""
-LATE_S = 0.5
-"""A server keeps a request's own limit; this much later it is given up."""
-REFUSED_S = 30.0
-"""How long nothing is tried here after the server had no room, or has no such socket."""
 CONNECT_S = 2.0
 _ALIGNMENT = 64
 _FIRST_SEGMENT = 1024 * 1024
@@ -97,7 +94,7 @@ class DirectConnection:
             at = _aligned(at + array.nbytes)
             return True
 
-        parts, _ = wording.parts(
+        parts = wording.parts(
             asked.model,
             asked.version,
             asked.sample_id,

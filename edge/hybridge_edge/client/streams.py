@@ -17,9 +17,9 @@ import grpc
 STREAM_AFTER = 2
 """Plain calls of a client before it opens a stream: a program that asks once needs none."""
 REFUSED_S = 30.0
-"""How long plain calls are made after the server has no room for another stream."""
+"""How long another way is taken after the server had no room for a stream or a direct connection."""
 LATE_S = 0.5
-"""A server keeps a request's own limit; this much later a stream without an answer is given up."""
+"""A server keeps a request's own limit; this much later whoever gave no answer is given up."""
 _LOOK_S = 0.1
 
 

@@ -16,7 +16,7 @@ from hybridge_edge.client import wording
 from hybridge_edge.client.answers import InferenceAnswer, answer_in, answer_in_stream, error_of
 from hybridge_edge.client.attempts import Attempts
 from hybridge_edge.client.direct import SHARED_BYTES, Asked, Direct
-from hybridge_edge.client.labels import FEEDBACK_S, feedback_line, feedback_said
+from hybridge_edge.client.labels import FEEDBACK_S, feedback_line
 from hybridge_edge.client.readiness import LOOK_AGAIN_S, LOOK_S, Progress, Watcher, not_ready
 from hybridge_edge.client.streams import Streams
 from hybridge_edge.client.targets import OPTIONS, SERVICE, Targets
@@ -206,7 +206,7 @@ class Client:
             InvalidDocument, Refused: the label cannot be taken. Unavailable: no server.
         """
         line = feedback_line(sample_id, label, model, source, confidence)
-        feedback_said(lines.ask(self._targets.management(), line, FEEDBACK_S))
+        lines.read_answer(lines.ask(self._targets.management(), line, FEEDBACK_S))
 
     def _look(self, model: str, watcher: Watcher) -> bool:
         connection = self._connection(found_anew=True)

@@ -30,8 +30,7 @@ def request(
     timeout_us: int,
 ) -> bytes:
     """A serialized ModelInferRequest with raw tensors; see ``parts``."""
-    made, _ = parts(model, version, sample_id, inputs, outputs, capture=capture, timeout_us=timeout_us)
-    return b"".join(made)
+    return b"".join(parts(model, version, sample_id, inputs, outputs, capture=capture, timeout_us=timeout_us))
 
 
 def parts(
@@ -44,22 +43,18 @@ def parts(
     capture: bool,
     timeout_us: int,
     place: Callable[[int, Array], bool] | None = None,
-) -> tuple[list[Part], int]:
+) -> list[Part]:
     """A serialized ModelInferRequest with raw tensors, in parts to be joined; arrays of bytes or text go as BYTES.
 
     Args:
         outputs: which are wanted, () for all. timeout_us: the request's own limit in microseconds, 0 for none.
         place: told the index of an input and its array, little-endian; whether it has put that elsewhere.
 
-    Returns:
-        The parts, and how many inputs were put elsewhere.
-
     Raises:
         InvalidInput: an array's type is one the protocol has no name for.
     """
     tensors: list[_Tensor] = []
     raws: list[Part] = []
-    placed = 0
     for name, array in inputs.items():
         datatype = None if array.dtype.hasobject else DATATYPES.get(array.dtype)
         little = array
@@ -67,12 +62,11 @@ def parts(
             datatype, little = named(name, array)
         tensors.append((name, datatype, little.shape))
         if place is not None and place(len(tensors) - 1, little):
-            placed += 1
             continue
         content = raw_part(little)
         raws += (_RAW_TAG, varint(len(content)), content)
     beginning = _beginning(model, version, tuple(tensors), tuple(outputs), capture, timeout_us)
-    return [beginning, field(_ID, sample_id.encode()) if sample_id else b"", *raws], placed
+    return [beginning, field(_ID, sample_id.encode()) if sample_id else b"", *raws]
 
 
 @lru_cache(_KEPT)

@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from threading import Lock, Thread
 
-from hybridge_edge.contract.errors import InvalidDocument, InvalidInput, Unavailable
+from hybridge_edge import runtime
+from hybridge_edge.contract.errors import InvalidDocument, InvalidInput
 from hybridge_edge.direct.frames import (
     ERROR,
     FRAME_S,
@@ -40,7 +41,6 @@ MAX_CONNECTIONS = 32
 """Each holds a thread; one more is told so, and its client goes over grpc."""
 FIRST_WORD_S = 5.0
 """From the connection to MAGIC."""
-SOCKET_MODE = 0o660
 _NO_ROOM_S = 0.05
 """Where the system gives no descriptor."""
 _HUNG_UP = select.EPOLLRDHUP | select.EPOLLET
@@ -132,15 +132,7 @@ class DirectServer:
         self._lock = Lock()
         self._open: dict[int, _Connection] = {}
         self._epoll = select.epoll()
-        path.unlink(missing_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self._listener.bind(str(path))
-            path.chmod(SOCKET_MODE)
-            self._listener.listen(MAX_CONNECTIONS)
-        except OSError as error:
-            self._listener.close()
-            raise Unavailable(f"The server cannot listen on {path}: {error}.", "Set HYBRIDGE_RUNTIME_DIR.") from None
+        self._listener = runtime.listen(path, MAX_CONNECTIONS)
 
     def start(self) -> None:
         """Answer from now on."""

@@ -1,4 +1,4 @@
-"""What a client of ours writes and reads; the server's side is in ``requests`` and ``responses``."""
+"""What a client of ours reads; what it writes is in ``client.wording``, the server's side in ``requests``."""
 
 from __future__ import annotations
 
@@ -8,28 +8,9 @@ from typing import Any
 from hybridge_edge.contract.errors import InvalidInput
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.engine import Array
-from hybridge_edge.serving.contents import from_raw, from_typed, layout, named, to_raw
-from hybridge_edge.serving.parameters import CAPTURE
+from hybridge_edge.serving.contents import from_raw, from_typed, in_order, layout
 
 _NOTHING: Mapping[int, bytes | memoryview] = {}
-
-
-def encode_request(
-    model: str, version: str, sample_id: str, inputs: Sequence[tuple[str, Array]], capture: bool
-) -> messages.ModelInferRequest:
-    """A request with raw tensors; arrays of bytes or text go as BYTES.
-
-    Raises:
-        InvalidInput: an array's type is one the protocol has no name for.
-    """
-    request = messages.ModelInferRequest(model_name=model, model_version=version, id=sample_id)
-    if not capture:
-        request.parameters[CAPTURE].bool_param = False
-    for name, array in inputs:
-        datatype, little = named(name, array)
-        request.inputs.add(name=name, datatype=datatype, shape=little.shape)
-        request.raw_input_contents.append(to_raw(little))
-    return request
 
 
 def decode_response(
@@ -42,8 +23,7 @@ def decode_response(
     """
     raw: Sequence[Any] = response.raw_output_contents
     if aside:
-        inline = iter(raw)
-        raw = [aside[at] if at in aside else next(inline, b"") for at in range(len(raw) + len(aside))]
+        raw = in_order(raw, aside)
     if raw and len(raw) != len(response.outputs):
         raise InvalidInput("The response has other numbers of outputs and raw contents.")
     arrays = {}

@@ -7,7 +7,7 @@ little-endian bytes, then the element. Typed, it is the one list of InferTensorC
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -134,6 +134,15 @@ def from_typed(wanted: Layout, contents: Any) -> Array:
     if field in _WIDE and not numpy.array_equal(array, sent):
         raise InvalidInput(f"Tensor {wanted.name!r} has an element that {wanted.datatype} cannot hold.")
     return array.reshape(wanted.shape)
+
+
+def in_order(inline: Sequence[Part], elsewhere: Mapping[int, Part]) -> list[Part]:
+    """All raw contents of a message: the ones it has, and between them those that came another way, by index.
+
+    What is placed beyond the last tensor stays out, and its number is then wrong.
+    """
+    own = iter(inline)
+    return [elsewhere[at] if at in elsewhere else next(own, b"") for at in range(len(inline) + len(elsewhere))]
 
 
 def to_raw(array: Array) -> bytes:

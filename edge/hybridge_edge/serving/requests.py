@@ -18,7 +18,7 @@ from hybridge_edge.contract.errors import InvalidInput
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.engine import Array
 from hybridge_edge.serving import parameters
-from hybridge_edge.serving.contents import SHOWN, Layout, from_raw, from_typed, layout
+from hybridge_edge.serving.contents import SHOWN, Layout, from_raw, from_typed, in_order, layout
 from hybridge_edge.serving.parameters import Parameters
 from hybridge_edge.serving.service import Inference
 from hybridge_edge.serving.wire_format import take_apart
@@ -75,7 +75,7 @@ def decode(message: bytes, beside: Mapping[int, bytes] = _NOTHING) -> Request:
         return _whole(message, beside)[0]
     rest, name, raw = parts
     if beside:
-        raw = _put_in(raw, beside)
+        raw = in_order(raw, beside)
     plan = _plans.get(rest)
     if plan is not None and len(raw) == len(plan.layouts):
         return _planned(plan, name, raw)
@@ -111,12 +111,6 @@ def _request(plan: _Plan, name: str, arrays: dict[str, Array], *, raw: bool) -> 
     return Request(inference, name, raw, wanted.timeout_s)
 
 
-def _put_in(raw: Sequence[bytes], beside: Mapping[int, bytes]) -> list[bytes]:
-    """All raw contents in their order. What is placed beyond the last input stays out, and its number is then wrong."""
-    inline = iter(raw)
-    return [beside[at] if at in beside else next(inline, b"") for at in range(len(raw) + len(beside))]
-
-
 def _whole(message: bytes, beside: Mapping[int, bytes] = _NOTHING) -> tuple[Request, _Plan]:
     """Read all of it, checking all of it; the plan is of use to others only where the tensors are raw."""
     try:
@@ -126,7 +120,7 @@ def _whole(message: bytes, beside: Mapping[int, bytes] = _NOTHING) -> tuple[Requ
     inputs = read.inputs
     raw: Sequence[bytes] = read.raw_input_contents
     if beside:
-        raw = _put_in(raw, beside)
+        raw = in_order(raw, beside)
     if len(inputs) > MAX_TENSORS or len(read.outputs) > MAX_TENSORS:
         raise InvalidInput(f"A request has at most {MAX_TENSORS} inputs and outputs.")
     if raw and len(raw) != len(inputs):

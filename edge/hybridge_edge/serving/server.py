@@ -14,6 +14,7 @@ from pathlib import Path
 
 import grpc
 
+from hybridge_edge import runtime
 from hybridge_edge.contract.errors import Unavailable
 from hybridge_edge.serving import description
 from hybridge_edge.serving.answering import Answering
@@ -48,7 +49,6 @@ OTHER_THREADS = 2
 LOCAL_CALLS_A_CONNECTION = 128
 NETWORK_CALLS_A_CONNECTION = 64
 """HTTP/2 streams of one connection; a client's further calls wait on its side."""
-SOCKET_MODE = 0o660
 NETWORK_SOCKET_MODE = 0o600
 _OTHER_FOLDER = "Remove what lies there, or name another folder with HYBRIDGE_RUNTIME_DIR."
 _OPTIONS: tuple[tuple[str, int], ...] = (
@@ -147,7 +147,7 @@ class InferenceServer:
         protocol = Protocol(service, version, ready, repository, LOCAL, STREAMS, self._arrivals)
         local = _Transport(protocol, "local", LOCAL_THREADS, limit, LOCAL_CALLS_A_CONNECTION)
         self._transports.append(local)
-        local.bind(socket, SOCKET_MODE)
+        local.bind(socket, runtime.SOCKET_MODE)
 
     def start(self) -> None:
         """Answer from now on."""

@@ -90,7 +90,7 @@ def test_every_command_on_the_device_is_one_that_sh_understands() -> None:
 @pytest.mark.parametrize("nucleus", Nucleus)
 def test_the_enrolments_run_and_their_files_are_copied_where_they_belong(
     nucleus: Nucleus,
-    sandbox_here: object,
+    sandbox: object,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -70,23 +70,26 @@ def digest(model: str, version: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def _stocked(sandbox_apart: RunningSandbox) -> None:
-    """Put the components of two models, three versions each, into the account."""
-    with session.using(sandbox_apart.environment):
+def stocked(account_of: Callable[[str], RunningSandbox]) -> RunningSandbox:
+    """An account of these tests' own, with the components of two models, three versions each."""
+    account = account_of("rollout")
+    with session.using(account.environment):
         greengrass.create_component(recipe(SERVER, "1.0.0"))
         for model in MODELS:
             for version in VERSIONS:
                 greengrass.create_component(recipe(f"hybridge.model.{model}", version))
                 one = digest(model, version)
                 record = RegistryRecord(model, version, one, one, digest(model, "features"), "any", "now")
-                registry.add(Bucket(sandbox_apart.bucket), record)
+                registry.add(Bucket(account.bucket), record)
                 key = names.package_key(model, version, MANIFEST_FILE)
-                Bucket(sandbox_apart.bucket).put(key, manifest(model, version).to_bytes())
+                Bucket(account.bucket).put(key, manifest(model, version).to_bytes())
+    return account
 
 
 @pytest.fixture(scope="module")
-def sandbox(_stocked: None, sandbox_here: RunningSandbox) -> RunningSandbox:
-    return sandbox_here
+def sandbox(stocked: RunningSandbox, pointed_at: Any) -> Iterator[RunningSandbox]:
+    with pointed_at(stocked) as sandbox:
+        yield sandbox
 
 
 def recipe(name: str, version: str) -> bytes:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Event, Semaphore
 from types import ModuleType
 from typing import Any
 
 import pytest
+from held import Held
 
 from hybridge_edge import runtime
 from hybridge_edge import trust as trusting
 from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.direct.server import DirectServer
-from hybridge_edge.engine import EngineResult, load
+from hybridge_edge.engine import load
 from hybridge_edge.serving.call import Call
 from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.residents import Resident
@@ -23,24 +23,6 @@ from hybridge_edge.serving.server import InferenceServer
 from hybridge_edge.serving.service import Answer, Inference, Service
 
 WIDE = 100_000
-
-
-class Held:
-    """A real engine that holds each run until it may go."""
-
-    provider = "CPUExecutionProvider"
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-        self.entered, self.go = Semaphore(0), Event()
-
-    def run(self, inputs: Any, stop: Any = None) -> EngineResult:
-        self.entered.release()
-        assert self.go.wait(60)
-        return self.inner.run(inputs)
-
-    def close(self) -> None:
-        self.inner.close()
 
 
 class Counted(Service):

@@ -6,13 +6,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from queue import Queue
 from types import ModuleType
 from typing import Any
 
 import grpc
 import numpy
 import pytest
+from direct_peers import from_threads
 
 from hybridge_edge.client import Client, streams
 from hybridge_edge.client.streams import STREAM_AFTER
@@ -128,23 +128,13 @@ def test_a_server_that_keeps_silent_in_a_stream_is_given_up(
 
 
 def test_threads_share_a_client_and_each_gets_its_own_answer(here: Any, kit: ModuleType, right: Right) -> None:
-    wrong: Queue[BaseException] = Queue()
-
     def ask(number: int) -> None:
-        try:
-            for turn in range(30):
-                values = kit.window(1, 100 * number + turn)
-                right(client.infer("watch", {"window": values}), values)
-        except BaseException as error:
-            wrong.put(error)
+        for turn in range(30):
+            values = kit.window(1, 100 * number + turn)
+            right(client.infer("watch", {"window": values}), values)
 
     with Client(here.target, streams=2) as client:
-        threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert wrong.empty(), wrong.get()
+        from_threads(ask)
         assert 1 <= open_streams(client) <= 2
 
 

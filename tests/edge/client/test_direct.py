@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 import pytest
-from direct_peers import ECHO, Peer, eventually, mapped, wide
+from direct_peers import ECHO, Peer, eventually, from_threads, mapped, wide
 
 from hybridge_edge.client import Client
 from hybridge_edge.contract.errors import DeadlineExceeded, InvalidInput, ModelNotFound, Overloaded
@@ -80,23 +80,13 @@ def test_what_a_client_writes_later_changes_nothing_that_was_read(direct: Any) -
 
 
 def test_threads_beyond_the_connections_go_over_grpc(direct: Any, kit: ModuleType, right: Right) -> None:
-    wrong: list[BaseException] = []
-
     def ask(number: int) -> None:
-        try:
-            for turn in range(20):
-                values = kit.window(1, 100 * number + turn)
-                right(client.infer("watch", {"window": values}), values)
-        except BaseException as error:
-            wrong.append(error)
+        for turn in range(20):
+            values = kit.window(1, 100 * number + turn)
+            right(client.infer("watch", {"window": values}), values)
 
     with Client(direct.target, direct=2) as client:
-        threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert not wrong
+        from_threads(ask)
         assert 1 <= len(direct.direct._open) <= 2
     assert eventually(lambda: not direct.direct._open)
 

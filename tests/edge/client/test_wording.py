@@ -10,7 +10,14 @@ import pytest
 from hybridge_edge.arrays import NUMPY_TYPES
 from hybridge_edge.client import wording
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
-from hybridge_edge.serving import codec, requests
+from hybridge_edge.serving import requests
+
+
+def raw(array: numpy.ndarray) -> bytes:
+    """As the protocol says: elements little-endian one behind the other; texts each behind four bytes of length."""
+    if not array.dtype.hasobject:
+        return array.astype(array.dtype.newbyteorder("<")).tobytes()
+    return b"".join(len(text).to_bytes(4, "little") + text for text in array.ravel())
 
 
 @pytest.mark.parametrize("datatype", list(NUMPY_TYPES))
@@ -19,7 +26,11 @@ def test_it_is_the_message_that_protobuf_writes_and_the_server_reads(datatype: s
     given = {"x": values, "y": values[:1]}
     for _ in range(2):  # the second time from what was kept
         made = wording.request("m", "1.0.0", "sample", given, (), capture=False, timeout_us=0)
-        expected = codec.encode_request("m", "1.0.0", "sample", list(given.items()), False)
+        expected = messages.ModelInferRequest(model_name="m", model_version="1.0.0", id="sample")
+        expected.parameters["hybridge_capture"].bool_param = False
+        for name, array in given.items():
+            expected.inputs.add(name=name, datatype=datatype, shape=array.shape)
+            expected.raw_input_contents.append(raw(array))
         assert messages.ModelInferRequest.FromString(made) == expected
     read = requests.decode(made)
     assert (read.id, read.inference.model, read.inference.capture) == ("sample", "m", False)

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Queue
-from threading import Event, Semaphore, Thread
+from threading import Thread
 from types import ModuleType
 from typing import Any
 
 import grpc
 import numpy
 import pytest
+from held import Held
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from hybridge_edge import trust as trusting
@@ -30,24 +31,6 @@ from hybridge_edge.serving.server import InferenceServer, message_limit
 from hybridge_edge.serving.service import Answer, Inference, Service
 
 SOON_S = 10.0
-
-
-class Held:
-    """A real engine that holds each run until it may go."""
-
-    provider = "CPUExecutionProvider"
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-        self.entered, self.go = Semaphore(0), Event()
-
-    def run(self, inputs: Any, stop: Any = None) -> EngineResult:
-        self.entered.release()
-        assert self.go.wait(60)
-        return self.inner.run(inputs)
-
-    def close(self) -> None:
-        self.inner.close()
 
 
 class Watched(Service):

@@ -23,11 +23,12 @@ from hypothesis import strategies as st
 
 from hybridge_edge import trust as trusting
 from hybridge_edge.arrays import NUMPY_TYPES
+from hybridge_edge.client import wording
 from hybridge_edge.contract.errors import InvalidInput
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.engine import load
-from hybridge_edge.serving import codec, requests, statuses, wire_format
+from hybridge_edge.serving import requests, statuses, wire_format
 from hybridge_edge.serving.arrivals import Arrivals
 from hybridge_edge.serving.call import LOCAL, Call
 from hybridge_edge.serving.contents import TYPED
@@ -43,7 +44,8 @@ ALLOWED = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
 
 
 def raw_request(model: str, array: numpy.ndarray, name: str = "x", **fields: object) -> messages.ModelInferRequest:
-    made = codec.encode_request(model, "", "", [(name, array)], True)
+    sent = wording.request(model, "", "", {name: array}, (), capture=True, timeout_us=0)
+    made = messages.ModelInferRequest.FromString(sent)
     made.MergeFrom(messages.ModelInferRequest(**fields))
     return made
 

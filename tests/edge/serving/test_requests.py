@@ -13,16 +13,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridge_edge.arrays import NUMPY_TYPES
+from hybridge_edge.client import wording
 from hybridge_edge.contract.errors import InvalidInput
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.contract.tensors import MAX_ELEMENTS, TensorSpec
 from hybridge_edge.serving import codec, requests, responses, wire_format
-from hybridge_edge.serving.contents import TYPED
+from hybridge_edge.serving.contents import TYPED, to_raw
 from hybridge_edge.serving.service import Answer
 
 
+def written(model: str, version: str, sample_id: str, name: str, array: Any, *, capture: bool) -> Any:
+    """What our client writes, read back."""
+    sent = wording.request(model, version, sample_id, {name: array}, (), capture=capture, timeout_us=0)
+    return messages.ModelInferRequest.FromString(sent)
+
+
 def raw_request(model: str, array: numpy.ndarray, name: str = "x", **fields: object) -> messages.ModelInferRequest:
-    made = codec.encode_request(model, "", "", [(name, array)], True)
+    made = written(model, "", "", name, array, capture=True)
     made.MergeFrom(messages.ModelInferRequest(**fields))
     return made
 
@@ -173,12 +180,12 @@ def _random_array(datatype: str, shape: tuple[int, ...], seed: int) -> tuple[str
 @given(ARRAYS, st.text(max_size=20), st.text(min_size=1, max_size=20))
 def test_every_array_goes_there_and_back(made: tuple[str, numpy.ndarray], name: str, tensor: str) -> None:
     datatype, array = made
-    request = codec.encode_request("m", "1", name, [(tensor, array)], False)
+    request = written("m", "1", name, tensor, array, capture=False)
     assert request.inputs[0].datatype == datatype
     for _ in range(2):
         read = requests.decode(request.SerializeToString())
         found = read.inference.inputs[tensor]
-        assert (found.dtype, found.shape, codec.to_raw(found)) == (array.dtype, array.shape, codec.to_raw(array))
+        assert (found.dtype, found.shape, to_raw(found)) == (array.dtype, array.shape, to_raw(array))
         assert (read.id, read.raw, read.inference.capture) == (name, True, False)
     spec = TensorSpec(tensor, datatype, tuple(size or 1 for size in array.shape))
     answer = Answer("m", "1", f"sha256:{datatype}", "sample", "CPU", ((spec, array),), 1, 300, 70_000, -5, "odd", 2)
@@ -186,7 +193,7 @@ def test_every_array_goes_there_and_back(made: tuple[str, numpy.ndarray], name: 
         message = messages.ModelInferResponse.FromString(b"".join(responses.encode(answer, name, raw=raw, decode_us=3)))
         back = codec.decode_response(message)[tensor]
         assert (back.dtype, back.shape) == (array.dtype, array.shape)
-        assert codec.to_raw(back) == codec.to_raw(array) or (not raw and array.dtype.kind == "f")
+        assert to_raw(back) == to_raw(array) or (not raw and array.dtype.kind == "f")
         numpy.testing.assert_array_equal(back, array)
         assert (message.id, message.model_name, message.model_version) == (name or "sample", "m", "1")
         said = {key: value for key, value in message.parameters.items() if key.endswith("_us")}

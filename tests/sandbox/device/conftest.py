@@ -178,8 +178,9 @@ class Account:
 
 
 @pytest.fixture(scope="module")
-def account(sandbox_here: lifecycle.RunningSandbox) -> Account:
-    return Account(sandbox_here)
+def account(sandbox: lifecycle.RunningSandbox, pointed_at: Any) -> Iterator[Account]:
+    with pointed_at(sandbox):
+        yield Account(sandbox)
 
 
 class Running:
