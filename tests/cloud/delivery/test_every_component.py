@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +43,15 @@ CLASSIC, LITE = "every-classic", "every-lite"
 SETTLES_S = 240.0
 
 
-@dataclass
 class Load(threading.Thread):
     """Asks a device without a pause longer than a few milliseconds, and never retries."""
 
-    target: str
-    stop: threading.Event = field(default_factory=threading.Event)
-    versions: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
+    def __init__(self, target: str) -> None:
         super().__init__(daemon=True)
+        self.target = target
+        self.stop = threading.Event()
+        self.versions: Counter[str] = Counter()
+        self.failures: list[str] = []
 
     def run(self) -> None:
         window = numpy.zeros((1, WIDTH), numpy.float32)
@@ -74,7 +72,7 @@ class Fleet:
         """Deploy, and each device's end of it as its own nucleus tells."""
         wanted, merged = [Target.parse(one) for one in targets], [Setting.parse(one) for one in settings]
         done = deploy("every", wanted, merged, self.bucket)
-        deployments = {ring.deployment_id for ring in done.rings}
+        deployments = {ring.id for ring in done.rings}
         ends: dict[str, str] = {}
         until = time.monotonic() + SETTLES_S
         while len(ends) < 2:

@@ -37,7 +37,7 @@ BAD = {
 }
 ROUGH = Weather(lost=0.3, doubled=0.3, late=0.3)
 ENOUGH = replace(SIMULATED_LIMITS, minimum_requests=3000)
-"""Requests after which three failures in a hundred are told from the one that is allowed: 0 of 400 seeds went past ring 0.
+"""Requests after which three failures in a hundred are told from the one that is allowed: none of 400 went past ring 0.
 With the 200 of the default some 6 in 100 of such models are found in ring 1 and put back from there."""
 random = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 
