@@ -53,7 +53,7 @@ def of_nucleus(socket: str) -> Path:
     return _private(_private(Path(f"/tmp/hybridge-{os.getuid()}")) / device)  # noqa: S108  owner and mode are checked
 
 
-def listen(path: Path, waiting: int) -> socket.socket:
+def listen(path: Path, waiting: int, mode: int = SOCKET_MODE) -> socket.socket:
     """A Unix socket that listens at ``path``, under 107 bytes and in a folder of ours; what lies there is replaced.
 
     Raises:
@@ -63,7 +63,7 @@ def listen(path: Path, waiting: int) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(str(path))
-        path.chmod(SOCKET_MODE)
+        path.chmod(mode)
         listener.listen(waiting)
     except OSError as error:
         listener.close()

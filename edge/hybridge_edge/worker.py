@@ -32,7 +32,7 @@ from hybridge_edge.reporting import Reporter, Snapshot
 from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.repository import Repository
 from hybridge_edge.serving.residents import Resident
-from hybridge_edge.serving.server import InferenceServer, quiet_grpc
+from hybridge_edge.serving.server import InferenceServer
 from hybridge_edge.serving.service import Service
 from hybridge_edge.serving.standing import durations, standing, under_evaluation
 from hybridge_edge.serving.watchdog import Watchdog
@@ -63,8 +63,8 @@ def main() -> int:
     except HybridgeError as error:
         print(f"hybridge-edge: {error}", file=sys.stderr)
         return error.exit_code
-    # Everything of ours is closed. Taking grpc apart would cancel what callers ask in this very moment; the end of the
-    # process ends their connections, which they know to be UNAVAILABLE.
+    # Everything of ours is closed. The end of the process ends the connections, which callers know to be UNAVAILABLE;
+    # to wait for threads that answer somebody still would be to wait without a limit.
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
@@ -84,7 +84,6 @@ def serve(settings: ServeSettings, source: Source, tcp: str) -> int:
     Raises:
         Refused: the store, a socket or a port cannot be had.
     """
-    quiet_grpc()
     version = installed_version()
     runtime_folder = runtime.folder()
     target = choose(settings.target)

@@ -62,3 +62,8 @@ class Targets:
                 f"{target} is reached over TCP, where labels are not taken.", "Say it on the device, over its sockets."
             )
         return Path(target.removeprefix(_UNIX)).parent / runtime.MANAGEMENT_SOCKET
+
+
+def quiet_grpc() -> None:
+    """Keep grpc's own C++ log out of ours; errors still come back as statuses. Call before grpc first works."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")

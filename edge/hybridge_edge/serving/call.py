@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from threading import Lock
 
+from hybridge_edge.http2.verbs import Caller
+
 LOCAL = "local"
 """The lane of callers on the Unix socket: the device's own programs."""
 NETWORK = "network"
@@ -53,3 +55,17 @@ class Call:
             now = self._cancelled and tell is not None
         if now and tell is not None:
             tell()
+
+
+def begin_for(caller: Caller, peer: str) -> Callable[[float | None], Call]:
+    """How to make the call of what a caller asks, given the request's own limit in seconds: the shorter one counts."""
+
+    def begin(own_s: float | None) -> Call:
+        left = caller.left()
+        if left is not None:
+            own_s = left if own_s is None else min(left, own_s)
+        call = Call(own_s, peer)
+        caller.when_gone(call.cancel)
+        return call
+
+    return begin

@@ -1,4 +1,4 @@
-"""The verbs of the protocol, each a line or two over the service, and how grpc is told of them.
+"""The verbs of the protocol, each a line or two over the service, and how the transport is told of them.
 
 A verb takes its request's message and gives its response's; only inferences go as bytes, which ``requests`` and
 ``responses`` read and write. Errors become statuses in ``statuses``, for all of them.
@@ -6,30 +6,28 @@ A verb takes its request's message and gives its response's; only inferences go 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any
 
-import grpc
 from google.protobuf.message import DecodeError, Message
 
-from hybridge_edge.contract.errors import InvalidInput, PermissionDenied, Unimplemented
+from hybridge_edge.contract.errors import HybridgeError, InvalidInput, PermissionDenied, Unimplemented
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
+from hybridge_edge.http2.stream import Refusal
+from hybridge_edge.http2.verbs import Caller, Lane, Part, Verb
 from hybridge_edge.serving import description, statuses
 from hybridge_edge.serving.answering import Answering
 from hybridge_edge.serving.arrivals import Arrivals
-from hybridge_edge.serving.call import LOCAL, Call
+from hybridge_edge.serving.call import LOCAL, begin_for
 from hybridge_edge.serving.contents import SHOWN
 from hybridge_edge.serving.repository import Repository
 from hybridge_edge.serving.service import Service
 from hybridge_edge.serving.statistics import ModelStatistics
-from hybridge_edge.serving.stream import Streams, timeout_of
+from hybridge_edge.serving.stream import Streams
 
 NAME = "hybridge"
 SERVICE = "inference.GRPCInferenceService"
 EXTENSIONS = ("model_configuration", "model_repository", "statistics")
-Context = Any
-"""grpcio ships no types."""
 _SHARED_MEMORY = Unimplemented(
     "This server maps no shared memory of a client's.",
     "Send tensors in the request; on the device, over its Unix socket.",
@@ -66,70 +64,57 @@ class Protocol:
         self._peer = peer
         self.streams = Streams(most_streams, answering.answer, peer)
 
-    def server_live(self, request: Any, context: Context) -> Message:
+    def server_live(self, request: Any) -> Message:
         return messages.ServerLiveResponse(live=True)
 
-    def server_ready(self, request: Any, context: Context) -> Message:
+    def server_ready(self, request: Any) -> Message:
         return messages.ServerReadyResponse(ready=self._ready())
 
-    def model_ready(self, request: Any, context: Context) -> Message:
+    def model_ready(self, request: Any) -> Message:
         versions = self._service.residents.versions(request.name)
         ready = request.version in versions if request.version else bool(versions)
         return messages.ModelReadyResponse(ready=ready)
 
-    def server_metadata(self, request: Any, context: Context) -> Message:
+    def server_metadata(self, request: Any) -> Message:
         return messages.ServerMetadataResponse(name=NAME, version=self._version, extensions=EXTENSIONS)
 
-    def model_metadata(self, request: Any, context: Context) -> Message:
+    def model_metadata(self, request: Any) -> Message:
         residents = self._service.residents
         manifest = residents.find(request.name, request.version).manifest
         return description.metadata(manifest, residents.versions(manifest.name) or [manifest.version])
 
-    def model_config(self, request: Any, context: Context) -> Message:
+    def model_config(self, request: Any) -> Message:
         resident = self._service.residents.find(request.name, request.version)
         return messages.ModelConfigResponse(config=description.configuration(resident))
 
-    def model_statistics(self, request: Any, context: Context) -> Message:
+    def model_statistics(self, request: Any) -> Message:
         return messages.ModelStatisticsResponse(
             model_stats=[description.statistics(found) for found in self._statistics(request.name, request.version)]
         )
 
-    def repository_index(self, request: Any, context: Context) -> Message:
+    def repository_index(self, request: Any) -> Message:
         _one_repository(request.repository_name)
         known = self._repository.index() if self._repository is not None else ()
         local = self._peer == LOCAL  # why something failed is nobody's business on the network
         return description.index(self._service.residents, known, ready=request.ready, reasons=local)
 
-    def repository_model_load(self, request: Any, context: Context) -> Message:
+    def repository_model_load(self, request: Any) -> Message:
         self._managed(request, ()).load(request.model_name)
         return messages.RepositoryModelLoadResponse()
 
-    def repository_model_unload(self, request: Any, context: Context) -> Message:
+    def repository_model_unload(self, request: Any) -> Message:
         self._managed(request, (_UNLOAD_DEPENDENTS,)).unload(request.model_name)
         return messages.RepositoryModelUnloadResponse()
 
-    def shared_memory(self, request: Any, context: Context) -> Message:
+    def shared_memory(self, request: Any) -> Message:
         raise Unimplemented(_SHARED_MEMORY.message, _SHARED_MEMORY.remedy)
 
-    def settings(self, request: Any, context: Context) -> Message:
+    def settings(self, request: Any) -> Message:
         raise Unimplemented(_SETTINGS.message, _SETTINGS.remedy)
 
-    def model_infer(self, message: bytes, context: Context) -> bytes:
+    def model_infer(self, message: bytes, caller: Caller) -> list[Part]:
         """One inference, bytes to bytes."""
-
-        def begin(own_s: float | None) -> Call:
-            call = Call(timeout_of(context, own_s), self._peer)
-            if not context.add_callback(call.cancel):
-                call.cancel()
-            return call
-
-        try:
-            return b"".join(self._answering.answer(message, begin))
-        except Exception as error:
-            statuses.abort(context, error)
-
-    def model_stream_infer(self, incoming: Iterator[bytes], context: Context) -> Iterator[bytes]:
-        return self.streams.serve(incoming, context)
+        return self._answering.answer(message, begin_for(caller, self._peer))
 
     def _statistics(self, name: str, version: str) -> list[ModelStatistics]:
         """Of every version that has answered, or answers now, and fits the names, which may be ""."""
@@ -158,64 +143,54 @@ class Protocol:
         return self._repository
 
 
-def handlers(
-    protocol: Protocol, health: ThreadPoolExecutor, other: ThreadPoolExecutor, streams: ThreadPoolExecutor
-) -> dict[str, Any]:
-    """grpc's handlers by verb; inferences run in the server's own pool, what shall not wait for them in these."""
+def verbs(protocol: Protocol) -> dict[bytes, Verb]:
+    """By path, as a listener takes them."""
+    streams = protocol.streams
     made = {
-        "ModelInfer": grpc.unary_unary_rpc_method_handler(protocol.model_infer),
-        "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(_in(streams, protocol.model_stream_infer)),
+        "ModelInfer": Verb(protocol.model_infer),
+        "ModelStreamInfer": Verb(streams.answer, streams=True, opened=_opening(streams), closed=streams.closed),
     }
-    verbs: dict[str, tuple[Callable[[Any, Context], Message], ThreadPoolExecutor]] = {
-        "ServerLive": (protocol.server_live, health),
-        "ServerReady": (protocol.server_ready, health),
-        "ModelReady": (protocol.model_ready, health),
-        "ServerMetadata": (protocol.server_metadata, other),
-        "ModelMetadata": (protocol.model_metadata, other),
-        "ModelConfig": (protocol.model_config, other),
-        "ModelStatistics": (protocol.model_statistics, other),
-        "RepositoryIndex": (protocol.repository_index, other),
-        "RepositoryModelLoad": (protocol.repository_model_load, other),
-        "RepositoryModelUnload": (protocol.repository_model_unload, other),
-        "TraceSetting": (protocol.settings, other),
-        "LogSettings": (protocol.settings, other),
+    plain: dict[str, tuple[Callable[[Any], Message], Lane]] = {
+        "ServerLive": (protocol.server_live, Lane.QUICK),
+        "ServerReady": (protocol.server_ready, Lane.QUICK),
+        "ModelReady": (protocol.model_ready, Lane.QUICK),
+        "ServerMetadata": (protocol.server_metadata, Lane.OTHER),
+        "ModelMetadata": (protocol.model_metadata, Lane.OTHER),
+        "ModelConfig": (protocol.model_config, Lane.OTHER),
+        "ModelStatistics": (protocol.model_statistics, Lane.OTHER),
+        "RepositoryIndex": (protocol.repository_index, Lane.OTHER),
+        "RepositoryModelLoad": (protocol.repository_model_load, Lane.OTHER),
+        "RepositoryModelUnload": (protocol.repository_model_unload, Lane.OTHER),
+        "TraceSetting": (protocol.settings, Lane.OTHER),
+        "LogSettings": (protocol.settings, Lane.OTHER),
     }
     for kind in ("System", "Cuda"):
         for what in ("Status", "Register", "Unregister"):
-            verbs[f"{kind}SharedMemory{what}"] = (protocol.shared_memory, other)
-    for name, (verb, pool) in verbs.items():
-        request = getattr(messages, f"{name}Request")
-        made[name] = grpc.unary_unary_rpc_method_handler(_in(pool, _unary(verb, request.FromString)))
-    return made
+            plain[f"{kind}SharedMemory{what}"] = (protocol.shared_memory, Lane.OTHER)
+    for name, (verb, lane) in plain.items():
+        made[name] = Verb(_unary(verb, getattr(messages, f"{name}Request").FromString), lane)
+    return {f"/{SERVICE}/{name}".encode(): verb for name, verb in made.items()}
 
 
-def _unary(
-    verb: Callable[[Any, Context], Message], read: Callable[[bytes], Message]
-) -> Callable[[bytes, Context], bytes]:
-    def answer(message: bytes, context: Context) -> bytes:
+def _opening(streams: Streams) -> Callable[[Caller], None]:
+    def opened(caller: Caller) -> None:
         try:
-            return bytes(verb(_parsed(read, message), context).SerializeToString())
-        except Exception as error:
-            statuses.abort(context, error)
+            streams.opened(caller)
+        except HybridgeError as error:
+            raise Refusal(*statuses.status(error)) from None
+
+    return opened
+
+
+def _unary(verb: Callable[[Any], Message], read: Callable[[bytes], Message]) -> Callable[[bytes, Caller], list[Part]]:
+    def answer(message: bytes, caller: Caller) -> list[Part]:
+        try:
+            request = read(message)
+        except DecodeError:
+            raise InvalidInput("The request's bytes are no message of this verb.") from None
+        return [bytes(verb(request).SerializeToString())]
 
     return answer
-
-
-def _parsed(read: Callable[[bytes], Message], message: bytes) -> Message:
-    try:
-        return read(message)
-    except DecodeError:
-        raise InvalidInput("The request's bytes are no message of this verb.") from None
-
-
-def _in(pool: ThreadPoolExecutor, behaviour: Callable[..., Any]) -> Callable[..., Any]:
-    """Have grpc run a handler in ``pool``: it looks for this attribute (grpc/_server.py), and ignores it otherwise."""
-
-    def run(request: Any, context: Context) -> Any:
-        return behaviour(request, context)
-
-    run.experimental_thread_pool = pool  # type: ignore[attr-defined]
-    return run
 
 
 def _one_repository(name: str) -> None:

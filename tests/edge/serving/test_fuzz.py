@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import grpc
 import numpy
 import pytest
 from hypothesis import given, settings
@@ -36,11 +35,12 @@ from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.protocol import Protocol
 from hybridge_edge.serving.residents import Resident
 from hybridge_edge.serving.service import Service
+from hybridge_edge.serving.statuses import Status
 
 EXAMPLES = int(os.environ.get("HYBRIDGE_FUZZ_EXAMPLES", "20000"))
 SEED = int(os.environ.get("HYBRIDGE_FUZZ_SEED", "20261125"))
 ROOT = str(Path(__file__).resolve().parents[3])
-ALLOWED = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
+ALLOWED = {Status.INVALID_ARGUMENT, Status.NOT_FOUND}
 
 
 def raw_request(model: str, array: numpy.ndarray, name: str = "x", **fields: object) -> messages.ModelInferRequest:
@@ -166,14 +166,14 @@ def spoiled(found: list[messages.ModelInferRequest], rng: random.Random) -> byte
     return bytes(data)
 
 
-def outcome(protocol: Protocol, message: bytes) -> tuple[grpc.StatusCode, str]:
+def outcome(protocol: Protocol, message: bytes) -> tuple[Status, str]:
     """What a caller is told, by the server's own code."""
     try:
         parts = protocol._answering.answer(message, lambda own_s: Call(5.0))
     except Exception as error:
         return statuses.status(error)
     messages.ModelInferResponse.FromString(b"".join(parts))
-    return grpc.StatusCode.OK, ""
+    return Status.OK, ""
 
 
 def leaks(text: str, sent: bytes) -> list[str]:
@@ -195,8 +195,8 @@ def test_s11_s12_spoiled_requests_get_answers_or_words_and_no_word_of_the_device
 ) -> None:
     rng, found = random.Random(SEED), corpus(kit)
     for good in found:
-        assert outcome(protocol, good.SerializeToString()) == (grpc.StatusCode.OK, "")
-    codes: dict[grpc.StatusCode, int] = {}
+        assert outcome(protocol, good.SerializeToString()) == (Status.OK, "")
+    codes: dict[Status, int] = {}
     sentences = set()
     for number in range(EXAMPLES):
         message = spoiled(found, rng)
@@ -204,11 +204,11 @@ def test_s11_s12_spoiled_requests_get_answers_or_words_and_no_word_of_the_device
         codes[code] = codes.get(code, 0) + 1
         sentences.add(text[:12])
         where = f"example {number} of seed {SEED}: {message.hex()}: {text}"
-        assert code in ALLOWED or code is grpc.StatusCode.OK, where
+        assert code in ALLOWED or code is Status.OK, where
         assert not leaks(text, message), where
         assert len(text) <= statuses.MAX_TEXT, where
     # The mutator reaches deep: good requests, unknown models, and many different mistakes are among them.
-    assert min(codes[code] for code in (*ALLOWED, grpc.StatusCode.OK)) > EXAMPLES // 100, codes
+    assert min(codes[code] for code in (*ALLOWED, Status.OK)) > EXAMPLES // 100, codes
     assert len(sentences) > 15, sentences
 
 

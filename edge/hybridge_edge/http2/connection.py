@@ -1,0 +1,556 @@
+"""One client's connection, without its socket: bytes in, messages to answer out; answers in, bytes out. RFC 9113.
+
+One thread at a time reads (``feed``, ``next``), any may answer. What comes in never waits for what goes out: an answer
+that the client's window has no room for stays here, its thread goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+
+from hybridge_edge.http2 import frames
+from hybridge_edge.http2.frames import ConnectionFault
+from hybridge_edge.http2.heads import MAX_LIST_BYTES, TABLE_BYTES, AnswerHeads, Head, Heads
+from hybridge_edge.http2.stream import INTERNAL, OK, PREFIX, RESOURCE_EXHAUSTED, UNIMPLEMENTED, Refusal, Stream
+from hybridge_edge.http2.verbs import Part, Verb
+
+STREAM_WINDOW = 1024 * 1024
+"""Bytes that a client may send in one call before we have looked at any. A longer message gets more once its length is
+known."""
+CONNECTION_WINDOW = 16 * 1024 * 1024
+FRAME_BYTES = 1024 * 1024
+"""The largest frame that we take."""
+MAX_BLOCK_BYTES = 32 * 1024
+"""Of a head as it is sent."""
+MAX_AHEAD = 1024
+"""Messages that a stream's client may have sent and not got answered."""
+JOINED_BYTES = 64 * 1024
+"""Up to here one copy is cheaper than many pieces."""
+_HTTP = {"method": 405, "content": 415}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one connection: bytes of a message, calls at once."""
+
+    message_bytes: int
+    calls: int
+
+
+class Connection:
+    """The protocol's state for one client.
+
+    Args:
+        verbs: by path. transmit: takes bytes to send, in order; called with the lock held, must not block.
+        reserve: asked before a message of so many bytes is collected for a stream; raises Refusal. release: takes it
+            back.
+
+    Raises (``feed`` and ``next``):
+        ConnectionFault: the client broke the protocol; say so with ``goodbye`` and close.
+    """
+
+    def __init__(
+        self,
+        verbs: Mapping[bytes, Verb],
+        limits: Limits,
+        transmit: Callable[[list[Part]], None],
+        reserve: Callable[[Stream, int], None],
+        release: Callable[[Stream], None],
+    ) -> None:
+        self.lock = Lock()
+        self.streams: dict[int, Stream] = {}
+        self._verbs = verbs
+        self._limits = limits
+        self._transmit = transmit
+        self._reserve = reserve
+        self._release = release
+        self._heads = Heads()
+        self._answers = AnswerHeads()
+        self._buffer = b""
+        self._at = 0
+        self._preface = len(frames.PREFACE)
+        self._settled = False
+        self._block: tuple[int, int, list[bytes]] | None = None
+        """A head whose continuation is to come: stream, flags, what came."""
+        self._left = 0
+        """Bytes of the DATA frame that passes now, of which stream, and whether that ends with it."""
+        self._receiver: Stream | None = None
+        self._last_frame = False
+        self._last = 0
+        self._credit = CONNECTION_WINDOW
+        self._window = frames.DEFAULT_WINDOW
+        self._stream_window = frames.DEFAULT_WINDOW
+        self._frame = frames.DEFAULT_FRAME
+        self.taken = 0
+        """Frames that have come whole, or begun if they are DATA."""
+
+    def greet(self) -> None:
+        """Our settings, which come first."""
+        with self.lock:
+            wanted = {
+                frames.HEADER_TABLE_SIZE: TABLE_BYTES,
+                frames.MAX_CONCURRENT_STREAMS: self._limits.calls,
+                frames.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
+                frames.MAX_FRAME_SIZE: FRAME_BYTES,
+                frames.MAX_HEADER_LIST_SIZE: MAX_LIST_BYTES,
+            }
+            more = frames.window_update(0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW)
+            self._transmit([frames.settings(wanted) + more])
+
+    @property
+    def begun(self) -> bool:
+        """Whether the client has said what it is."""
+        return self._settled
+
+    @property
+    def wants(self) -> int:
+        """Bytes that are known to come now."""
+        return self._left
+
+    @property
+    def in_between(self) -> bool:
+        """Whether no frame and no head has come in part."""
+        return not (self._left or self._block or self._at < len(self._buffer))
+
+    def feed(self, data: bytes) -> None:
+        """What the client sent; ``next`` tells what follows from it."""
+        rest = self._buffer[self._at :]
+        self._buffer = rest + data if rest else data
+        self._at = 0
+
+    def next(self) -> tuple[Stream, bytes] | None:
+        """The next message to answer; None where more bytes must come first."""
+        with self.lock:
+            if self._preface and not self._take_preface():
+                return None
+            while True:
+                if self._left:
+                    size = min(self._left, len(self._buffer) - self._at)
+                    if not size:
+                        return None
+                    found = self._take_data(size)
+                elif (found := self._take_frame()) is False:
+                    return None
+                if found:
+                    return found  # type: ignore[return-value]
+
+    def _take_preface(self) -> bool:
+        said = self._buffer[: self._preface]
+        start = len(frames.PREFACE) - self._preface
+        if frames.PREFACE[start : start + len(said)] != said:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "no HTTP/2 preface")
+        self._preface -= len(said)
+        self._at = len(said)
+        return not self._preface
+
+    def _take_data(self, size: int) -> tuple[Stream, bytes] | None:
+        at = self._at
+        chunk = self._buffer[at : at + size]
+        self._at = at + size
+        self._left -= size
+        stream = self._receiver
+        if stream is None or stream.ended:
+            return None
+        return self._received(stream, chunk, last=self._last_frame and not self._left)
+
+    def _take_frame(self) -> tuple[Stream, bytes] | bool | None:
+        """One frame. False where it has not come whole; of DATA its beginning is enough."""
+        buffer, at = self._buffer, self._at
+        there = len(buffer) - at - frames.HEADER
+        if there < 0:
+            return False
+        length, kind, flags, number = frames.read_head(buffer, at)
+        if length > FRAME_BYTES or (kind != frames.DATA and length > MAX_BLOCK_BYTES):
+            raise ConnectionFault(frames.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
+        if not self._settled and kind != frames.SETTINGS:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "no SETTINGS behind the preface")
+        if self._block is not None and kind != frames.CONTINUATION:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "a head without its end")
+        if kind == frames.DATA and not flags & frames.PADDED:
+            self._at = at + frames.HEADER
+            self.taken += 1
+            return self._begin_data(number, length, flags)
+        if there < length:
+            return False
+        end = at + frames.HEADER + length
+        payload = buffer[at + frames.HEADER : end]
+        self._at = end
+        self.taken += 1
+        if kind == frames.DATA:
+            return self._padded_data(number, flags, payload)
+        return self._take(kind, flags, number, payload)
+
+    def _begin_data(self, number: int, length: int, flags: int) -> tuple[Stream, bytes] | None:
+        stream = self._receiving(number, length)
+        last = bool(flags & frames.END_STREAM)
+        if length:
+            self._left, self._receiver, self._last_frame = length, stream, last
+            return None
+        return self._received(stream, b"", last=last) if stream is not None else None
+
+    def _padded_data(self, number: int, flags: int, payload: bytes) -> tuple[Stream, bytes] | None:
+        stream = self._receiving(number, len(payload))
+        data = frames.unpadded(payload, flags)
+        return self._received(stream, data, last=bool(flags & frames.END_STREAM)) if stream is not None else None
+
+    def _receiving(self, number: int, length: int) -> Stream | None:
+        """Account for a DATA frame; None where its stream is closed already."""
+        self._credit -= length
+        if self._credit < 0:
+            raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "more than the connection's window")
+        if self._credit < CONNECTION_WINDOW // 2:
+            self._transmit([frames.window_update(0, CONNECTION_WINDOW - self._credit)])
+            self._credit = CONNECTION_WINDOW
+        stream = self.streams.get(number)
+        if stream is None:
+            if number > self._last or not number & 1:
+                raise ConnectionFault(frames.PROTOCOL_ERROR, "DATA of no stream")
+            return None
+        if stream.over:
+            raise ConnectionFault(frames.STREAM_CLOSED, "DATA behind the end of its stream")
+        stream.credit -= length
+        if stream.credit < 0:
+            raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "more than the stream's window")
+        return stream
+
+    def _received(self, stream: Stream, data: bytes, *, last: bool) -> tuple[Stream, bytes] | None:
+        try:
+            if data:
+                stream.take(data)
+                while (message := stream.next_message(self._limits.message_bytes, self._collect)) is not None:
+                    self._release(stream)
+                    stream.messages.append(message)
+                    if len(stream.messages) > (MAX_AHEAD if stream.verb.streams else 1):
+                        raise Refusal(RESOURCE_EXHAUSTED, "More messages than this call takes.")
+            if last:
+                stream.over = True
+                if stream.have:
+                    raise Refusal(INTERNAL, "A message is cut off.")
+                if not stream.messages and not stream.verb.streams:
+                    raise Refusal(INTERNAL, "The call has no message.")
+        except Refusal as refusal:
+            self._end(stream, refusal.status, refusal.sentence)
+            stream.gone()  # where it is being answered, for nobody now
+            return None
+        return self._turn(stream)
+
+    def _turn(self, stream: Stream) -> tuple[Stream, bytes] | None:
+        """Its next message, if one may be answered now."""
+        if stream.busy or stream.ended:
+            return None
+        if stream.verb.streams:
+            if stream.messages:
+                stream.busy = True
+                if stream.credit < STREAM_WINDOW // 2 and not stream.over:
+                    self._grant(stream, STREAM_WINDOW - stream.credit)
+                return stream, stream.messages.popleft()
+            if stream.over:
+                self._end(stream, OK, "")
+        elif stream.over:
+            stream.busy = True
+            return stream, stream.messages.popleft()
+        return None
+
+    def _collect(self, stream: Stream, size: int) -> None:
+        """Room for a message whose length is known now."""
+        self._reserve(stream, size)
+        missing = size - stream.have - stream.credit
+        if missing > 0:
+            self._grant(stream, missing)
+
+    def _grant(self, stream: Stream, size: int) -> None:
+        stream.credit += size
+        self._transmit([frames.window_update(stream.number, size)])
+
+    def _take(self, kind: int, flags: int, number: int, payload: bytes) -> tuple[Stream, bytes] | None:
+        if kind == frames.HEADERS:
+            return self._head_begins(number, flags, payload)
+        if kind == frames.CONTINUATION:
+            return self._head_goes_on(number, flags, payload)
+        if kind == frames.WINDOW_UPDATE:
+            self._widen(number, frames.number(payload) & frames.LARGEST_WINDOW)
+        elif kind == frames.RST_STREAM:
+            frames.number(payload)
+            self._reset(number)
+        elif kind == frames.SETTINGS:
+            self._settle(number, flags, payload)
+        elif kind == frames.PING:
+            if number or len(payload) != 8:
+                raise ConnectionFault(frames.PROTOCOL_ERROR, "a broken PING")
+            if not flags & frames.ACK:
+                self._transmit([frames.ping(payload, frames.ACK)])
+        elif kind == frames.PUSH_PROMISE:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "a client pushes nothing")
+        return None  # PRIORITY and GOAWAY ask for nothing, and kinds that are unknown are passed over (section 4.1)
+
+    def _head_begins(self, number: int, flags: int, payload: bytes) -> tuple[Stream, bytes] | None:
+        if not number & 1:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "a client's streams have odd numbers")
+        block = frames.unpadded(payload, flags)
+        if flags & frames.PRIORITISED:
+            if len(block) < 5:
+                raise ConnectionFault(frames.FRAME_SIZE_ERROR, "a head too short for its priority")
+            block = block[5:]
+        if flags & frames.END_HEADERS:
+            return self._headed(number, flags, block)
+        self._block = (number, flags, [block])
+        return None
+
+    def _head_goes_on(self, number: int, flags: int, payload: bytes) -> tuple[Stream, bytes] | None:
+        if self._block is None or self._block[0] != number:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "CONTINUATION of nothing")
+        _, first_flags, blocks = self._block
+        blocks.append(payload)
+        if sum(map(len, blocks)) > MAX_BLOCK_BYTES or not (payload or flags & frames.END_HEADERS):
+            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "a head without end")
+        if not flags & frames.END_HEADERS:
+            return None
+        self._block = None
+        return self._headed(number, first_flags, b"".join(blocks))
+
+    def _headed(self, number: int, flags: int, block: bytes) -> tuple[Stream, bytes] | None:
+        head = self._heads.read(block)  # whatever comes of it: the table must follow
+        last = bool(flags & frames.END_STREAM)
+        if number <= self._last:
+            stream = self.streams.get(number)
+            if stream is None:
+                return None
+            if stream.over or not last:
+                raise ConnectionFault(frames.PROTOCOL_ERROR, "a second head that ends nothing")
+            return self._received(stream, b"", last=True)
+        self._last = number
+        if len(self.streams) >= self._limits.calls:
+            self._transmit([frames.reset(number, frames.REFUSED_STREAM)])
+            return None
+        if head.malformed:
+            self._transmit([frames.reset(number, frames.PROTOCOL_ERROR)])
+            return None
+        return self._open(number, head, last=last)
+
+    def _open(self, number: int, head: Head, *, last: bool) -> tuple[Stream, bytes] | None:
+        problem = "method" if head.method != b"POST" else ""
+        if not head.content_type.startswith(b"application/grpc"):
+            problem = problem or "content"
+        if problem:
+            block = self._answers.http(_HTTP[problem])
+            over = frames.reset(number, frames.NO_ERROR) if not last else b""
+            flags = frames.END_HEADERS | frames.END_STREAM
+            self._transmit([frames.head(len(block), frames.HEADERS, flags, number) + block + over])
+            return None
+        verb = self._verbs.get(head.path)
+        stream = Stream(number, head, verb or _NOTHING, STREAM_WINDOW, self._stream_window)
+        stream.over = last
+        self.streams[number] = stream
+        if verb is None:
+            self._end(stream, UNIMPLEMENTED, "This server knows no such method.")
+        elif head.too_large:
+            self._end(stream, RESOURCE_EXHAUSTED, f"The call's metadata have more than {MAX_LIST_BYTES} bytes.")
+        elif verb.opened is not None:
+            try:
+                verb.opened(stream)
+            except Refusal as refusal:
+                self._end(stream, refusal.status, refusal.sentence)
+        return self._received(stream, b"", last=True) if last and not stream.ended else None
+
+    def _widen(self, number: int, size: int) -> None:
+        if not number:
+            self._window += size
+            if not size or self._window > frames.LARGEST_WINDOW:
+                raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "a broken WINDOW_UPDATE")
+            self._pump_all()
+            return
+        stream = self.streams.get(number)
+        if stream is None:
+            if number > self._last:
+                raise ConnectionFault(frames.PROTOCOL_ERROR, "WINDOW_UPDATE of no stream")
+            return
+        stream.window += size
+        if not size or stream.window > frames.LARGEST_WINDOW:
+            self._forget(stream, frames.FLOW_CONTROL_ERROR)
+        elif stream.outgoing:
+            self._pump(stream)
+
+    def _reset(self, number: int) -> None:
+        if number > self._last or not number:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "RST_STREAM of no stream")
+        stream = self.streams.get(number)
+        if stream is not None:
+            self._forget(stream, None)
+
+    def _settle(self, number: int, flags: int, payload: bytes) -> None:
+        if number or (flags & frames.ACK and payload):
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "broken SETTINGS")
+        self._settled = True
+        if flags & frames.ACK:
+            return
+        for name, value in frames.read_settings(payload):
+            if name == frames.INITIAL_WINDOW_SIZE:
+                if value > frames.LARGEST_WINDOW:
+                    raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "a window too large")
+                for stream in self.streams.values():
+                    stream.window += value - self._stream_window
+                self._stream_window = value
+            elif name == frames.MAX_FRAME_SIZE:
+                if not frames.DEFAULT_FRAME <= value <= frames.LARGEST_FRAME:
+                    raise ConnectionFault(frames.PROTOCOL_ERROR, "an impossible size of frames")
+                self._frame = value
+            elif name == frames.HEADER_TABLE_SIZE and value < TABLE_BYTES:
+                self._answers.without_table()
+        self._transmit([frames.head(0, frames.SETTINGS, frames.ACK, 0)])
+        self._pump_all()
+
+    # What goes out.
+
+    def answer(self, stream: Stream, parts: list[Part]) -> None:
+        """The one answer of a call, and its end."""
+        size = sum(map(len, parts))
+        with self.lock:
+            if stream.ended:
+                return
+            whole = size + PREFIX.size
+            if whole > self._frame or whole > self._window or whole > stream.window or stream.begun:
+                self._queue(stream, parts, size)
+                stream.ending = (OK, "")
+                self._pump(stream)
+                return
+            self._window -= whole
+            number = stream.number
+            begin, end = self._answers.begin(), self._answers.end()
+            sent: Part = b"".join(
+                (
+                    frames.head(len(begin), frames.HEADERS, frames.END_HEADERS, number),
+                    begin,
+                    frames.head(whole, frames.DATA, 0, number),
+                    PREFIX.pack(0, size),
+                    *parts,
+                    frames.head(len(end), frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, number),
+                    end,
+                )
+            )
+            self._done(stream)
+            self._transmit([sent])
+
+    def reply(self, stream: Stream, parts: list[Part]) -> bytes | None:
+        """The answer to one message of a stream. Returns its next message, if it has come."""
+        size = sum(map(len, parts))
+        with self.lock:
+            if stream.ended:
+                return None
+            whole = size + PREFIX.size
+            if whole > self._frame or whole > self._window or whole > stream.window or stream.outgoing:
+                self._queue(stream, parts, size)
+                self._pump(stream)
+            else:
+                self._window -= whole
+                stream.window -= whole
+                head = b"" if stream.begun else self._begin(stream)
+                data = frames.head(whole, frames.DATA, 0, stream.number)
+                self._transmit([b"".join((head, data, PREFIX.pack(0, size), *parts))])
+            stream.busy = False
+            found = self._turn(stream)
+            return found[1] if found is not None else None
+
+    def refuse(self, stream: Stream, status: int, sentence: str) -> None:
+        """End a call with a status that is not OK."""
+        with self.lock:
+            self._end(stream, status, sentence)
+
+    def goodbye(self, code: int = frames.NO_ERROR, words: str = "") -> None:
+        """Say that nothing more is taken, and why."""
+        with self.lock:
+            self._transmit([frames.goaway(self._last, code, words)])
+
+    def ping(self) -> None:
+        """Ask whether the client is there still."""
+        with self.lock:
+            self._transmit([frames.ping(b"hybridge")])
+
+    def close(self) -> None:
+        """The connection has ended: so has every call of it."""
+        with self.lock:
+            for stream in tuple(self.streams.values()):
+                self._forget(stream, None)
+
+    def _begin(self, stream: Stream) -> bytes:
+        stream.begun = True
+        block = self._answers.begin()
+        return frames.head(len(block), frames.HEADERS, frames.END_HEADERS, stream.number) + block
+
+    def _end(self, stream: Stream, status: int, sentence: str) -> None:
+        if stream.ended:
+            return
+        stream.ending = (status, sentence)
+        self._pump(stream)
+
+    def _queue(self, stream: Stream, parts: list[Part], size: int) -> None:
+        """Large parts by themselves, the small ones between them together."""
+        small: list[Part] = [PREFIX.pack(0, size)]
+        for part in parts:
+            if len(part) < JOINED_BYTES:
+                small.append(part)
+                continue
+            stream.outgoing.extend((memoryview(b"".join(small)), memoryview(part)))
+            small = []
+        if small:
+            stream.outgoing.append(memoryview(b"".join(small)))
+
+    def _pump_all(self) -> None:
+        for stream in tuple(self.streams.values()):
+            if stream.outgoing:
+                self._pump(stream)
+
+    def _pump(self, stream: Stream) -> None:
+        """Send of what waits as much as the windows allow, and the end behind all of it."""
+        made: list[Part] = [] if stream.begun or not stream.outgoing else [self._begin(stream)]
+        while stream.outgoing:
+            piece = stream.outgoing[0]
+            size = min(len(piece), self._frame, self._window, stream.window)
+            if size <= 0 < len(piece):
+                break
+            made += (frames.head(size, frames.DATA, 0, stream.number), piece[:size])
+            self._window -= size
+            stream.window -= size
+            if size == len(piece):
+                stream.outgoing.popleft()
+            else:
+                stream.outgoing[0] = piece[size:]
+        if not stream.outgoing and stream.ending is not None:
+            made.append(self._trailers(stream, *stream.ending))
+            self._done(stream)
+        if made:
+            self._transmit(made)
+
+    def _trailers(self, stream: Stream, status: int, sentence: str) -> bytes:
+        if status == OK:
+            head = b"" if stream.begun else self._begin(stream)
+            block = self._answers.end()
+        else:
+            head, block = b"", self._answers.refuse(status, sentence, begun=stream.begun)
+        flags = frames.END_HEADERS | frames.END_STREAM
+        made = head + frames.head(len(block), frames.HEADERS, flags, stream.number) + block
+        return made if stream.over else made + frames.reset(stream.number, frames.NO_ERROR)
+
+    def _done(self, stream: Stream) -> None:
+        stream.ended = True
+        del self.streams[stream.number]
+        self._release(stream)
+        if stream.verb.closed is not None:
+            stream.verb.closed(stream)
+
+    def _forget(self, stream: Stream, code: int | None) -> None:
+        """Nobody listens: by the client's word, or by ours where ``code`` says why."""
+        stream.outgoing.clear()
+        stream.messages.clear()
+        self._done(stream)
+        stream.gone()
+        if code is not None:
+            self._transmit([frames.reset(stream.number, code)])
+
+
+def _nobody(message: bytes, caller: object) -> list[Part]:
+    raise AssertionError("a call of no verb is ended as it begins")
+
+
+_NOTHING = Verb(_nobody)
