@@ -17,10 +17,10 @@ import numpy
 
 from hybridge_edge.bench.tally import Tally, rounded
 from hybridge_edge.bench.transports import Transport, connect
+from hybridge_edge.client.targets import quiet_grpc
 from hybridge_edge.contract.document import Reader, canonical, parse
 from hybridge_edge.contract.errors import HybridgeError
 from hybridge_edge.engine import Array
-from hybridge_edge.client.targets import quiet_grpc
 
 WARM_UP = 10
 """Requests before the clock runs."""

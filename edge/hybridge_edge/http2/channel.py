@@ -15,6 +15,8 @@ from hybridge_edge.http2.verbs import Part, Verb
 
 READ_BYTES = 16 * 1024
 LARGE_READ_BYTES = 1024 * 1024
+MAX_READS = 16
+"""Of one connection before others get a turn, while the rest of a large message is still to come."""
 MAX_PENDING_BYTES = 1024 * 1024
 """Of answers that the other side does not take; with more of them nothing is read from it."""
 MAX_PIECES = 256
@@ -24,7 +26,7 @@ _NEWS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
 class Channel:
-    """One accepted socket. ``hear`` and ``ask`` are for the thread that epoll has given the descriptor to.
+    """One accepted socket. ``hear`` is for the thread that holds it, from ``take`` to ``give``.
 
     Attributes:
         ended: nothing more comes of it. heard_at: when the other side last said anything, in monotonic seconds.
@@ -35,6 +37,7 @@ class Channel:
     def __init__(
         self,
         accepted: socket.socket,
+        epoll: select.epoll,
         verbs: Mapping[bytes, Verb],
         limits: Limits,
         reserve: Callable[[Stream, int], None],
@@ -51,11 +54,22 @@ class Channel:
         self._pending_bytes = 0
         self._more = False
         """Whether what was read may hold another message."""
+        self._epoll = epoll
+        self._held = False
+        """Whether a thread has it; where not, epoll has been asked to find one."""
         self._closed = False
 
     @property
     def pending(self) -> bool:
         return bool(self._pending)
+
+    def take(self) -> bool:
+        """Whether the channel is this thread's now. Not where another one has it: that one will ask again."""
+        with self.connection.lock:
+            if self._held or self._closed:
+                return False
+            self._held = True
+            return True
 
     def hear(self, event: int) -> tuple[Stream, bytes] | None:
         """A message to answer, if one has come. Raises ConnectionFault, OSError."""
@@ -70,28 +84,40 @@ class Channel:
             self._more = False
         if not event & _NEWS:
             return None
-        wanted = connection.wants
-        try:
-            data = self.socket.recv(READ_BYTES if wanted <= READ_BYTES else min(wanted + READ_BYTES, LARGE_READ_BYTES))
-        except BlockingIOError:
-            return None
-        if not data:
-            self.ended = True
-            return None
-        self.heard_at = time.monotonic()
-        connection.feed(data)
-        found = connection.next()
-        self._more = found is not None
-        return found
+        for _ in range(MAX_READS):
+            wanted = connection.reader.left
+            try:
+                data = self.socket.recv(
+                    READ_BYTES if wanted <= READ_BYTES else min(wanted + READ_BYTES, LARGE_READ_BYTES)
+                )
+            except BlockingIOError:
+                return None
+            self.heard_at = time.monotonic()
+            if not data:
+                self.ended = True
+                return None
+            connection.feed(data)
+            found = connection.next()
+            if found is not None:
+                self._more = True
+                return found
+            if not connection.reader.left:
+                break
+        return None
 
-    def ask(self, epoll: select.epoll) -> None:
-        """Have epoll give the descriptor to the next thread that waits, once there is something for it."""
+    def give(self) -> None:
+        """Leave it to the next thread that waits, once there is something for it."""
+        with self.connection.lock:
+            self._held = False
+            self._epoll.modify(self.descriptor, self._wanted())
+
+    def _wanted(self) -> int:
         wanted = _SHOT
         if self._pending_bytes < MAX_PENDING_BYTES:
             wanted |= _IN
         if self._more or self._pending:
             wanted |= _OUT
-        epoll.modify(self.descriptor, wanted)
+        return wanted
 
     def hang_up(self) -> None:
         """Let whoever waits for it find its end."""
@@ -110,30 +136,24 @@ class Channel:
         """The connection's lock is held."""
         if self._closed:
             return
+        sent = 0
         if not self._pending:
             try:
-                if len(parts) == 1:
-                    sent = self.socket.send(parts[0])
-                    if sent == len(parts[0]):
-                        return
-                    self._keep(parts, sent)
-                    return
+                sent = self.socket.send(parts[0]) if len(parts) == 1 else self.socket.sendmsg(parts[:MAX_PIECES])
             except BlockingIOError:
-                self._keep(parts, 0)
-                return
+                pass
             except OSError:  # its reader will find out
                 return
-        self._keep(parts, 0)
-        self._flush()
-
-    def _keep(self, parts: list[Part], sent: int) -> None:
-        if not self._pending:
+            if sent == sum(map(len, parts)):
+                return
             self.taken_at = time.monotonic()
         for part in parts:
             self._pending.append(memoryview(part))
             self._pending_bytes += len(part)
         if sent:
             self._sent(sent)
+        if not self._held:
+            self._epoll.modify(self.descriptor, self._wanted())
 
     def _flush(self) -> None:
         while self._pending:

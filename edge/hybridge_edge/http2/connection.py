@@ -9,25 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Lock
+from typing import Any
 
 from hybridge_edge.http2 import frames
 from hybridge_edge.http2.frames import ConnectionFault
-from hybridge_edge.http2.heads import MAX_LIST_BYTES, TABLE_BYTES, AnswerHeads, Head, Heads
-from hybridge_edge.http2.stream import INTERNAL, OK, PREFIX, RESOURCE_EXHAUSTED, UNIMPLEMENTED, Refusal, Stream
+from hybridge_edge.http2.heads import MAX_LIST_BYTES, TABLE_BYTES, Head, Heads
+from hybridge_edge.http2.outgoing import Outgoing, Transmit
+from hybridge_edge.http2.reader import FRAME_BYTES, MAX_BLOCK_BYTES, Frame, Reader
+from hybridge_edge.http2.stream import INTERNAL, OK, RESOURCE_EXHAUSTED, UNIMPLEMENTED, Refusal, Stream
 from hybridge_edge.http2.verbs import Part, Verb
 
 STREAM_WINDOW = 1024 * 1024
 """Bytes that a client may send in one call before we have looked at any. A longer message gets more once its length is
 known."""
 CONNECTION_WINDOW = 16 * 1024 * 1024
-FRAME_BYTES = 1024 * 1024
-"""The largest frame that we take."""
-MAX_BLOCK_BYTES = 32 * 1024
-"""Of a head as it is sent."""
 MAX_AHEAD = 1024
 """Messages that a stream's client may have sent and not got answered."""
-JOINED_BYTES = 64 * 1024
-"""Up to here one copy is cheaper than many pieces."""
 _HTTP = {"method": 405, "content": 415}
 
 
@@ -55,11 +52,12 @@ class Connection:
         self,
         verbs: Mapping[bytes, Verb],
         limits: Limits,
-        transmit: Callable[[list[Part]], None],
+        transmit: Transmit,
         reserve: Callable[[Stream, int], None],
         release: Callable[[Stream], None],
     ) -> None:
         self.lock = Lock()
+        self.reader = Reader()
         self.streams: dict[int, Stream] = {}
         self._verbs = verbs
         self._limits = limits
@@ -67,24 +65,14 @@ class Connection:
         self._reserve = reserve
         self._release = release
         self._heads = Heads()
-        self._answers = AnswerHeads()
-        self._buffer = b""
-        self._at = 0
-        self._preface = len(frames.PREFACE)
+        self._out = Outgoing(transmit, self._done)
         self._settled = False
         self._block: tuple[int, int, list[bytes]] | None = None
         """A head whose continuation is to come: stream, flags, what came."""
-        self._left = 0
-        """Bytes of the DATA frame that passes now, of which stream, and whether that ends with it."""
         self._receiver: Stream | None = None
-        self._last_frame = False
+        """Whose DATA passes now."""
         self._last = 0
         self._credit = CONNECTION_WINDOW
-        self._window = frames.DEFAULT_WINDOW
-        self._stream_window = frames.DEFAULT_WINDOW
-        self._frame = frames.DEFAULT_FRAME
-        self.taken = 0
-        """Frames that have come whole, or begun if they are DATA."""
 
     def greet(self) -> None:
         """Our settings, which come first."""
@@ -104,96 +92,34 @@ class Connection:
         """Whether the client has said what it is."""
         return self._settled
 
-    @property
-    def wants(self) -> int:
-        """Bytes that are known to come now."""
-        return self._left
-
-    @property
-    def in_between(self) -> bool:
-        """Whether no frame and no head has come in part."""
-        return not (self._left or self._block or self._at < len(self._buffer))
-
     def feed(self, data: bytes) -> None:
         """What the client sent; ``next`` tells what follows from it."""
-        rest = self._buffer[self._at :]
-        self._buffer = rest + data if rest else data
-        self._at = 0
+        self.reader.feed(data)
 
     def next(self) -> tuple[Stream, bytes] | None:
         """The next message to answer; None where more bytes must come first."""
         with self.lock:
-            if self._preface and not self._take_preface():
-                return None
             while True:
-                if self._left:
-                    size = min(self._left, len(self._buffer) - self._at)
-                    if not size:
-                        return None
-                    found = self._take_data(size)
-                elif (found := self._take_frame()) is False:
+                frame = self.reader.next()
+                if frame is None:
                     return None
-                if found:
-                    return found  # type: ignore[return-value]
+                kind = frame.kind
+                if not self._settled and kind != frames.SETTINGS:
+                    raise ConnectionFault(frames.PROTOCOL_ERROR, "no SETTINGS behind the preface")
+                if self._block is not None and kind != frames.CONTINUATION:
+                    raise ConnectionFault(frames.PROTOCOL_ERROR, "a head without its end")
+                found = self._take_data(frame) if kind == frames.DATA else self._take(*frame[:4])
+                if found is not None:
+                    return found
 
-    def _take_preface(self) -> bool:
-        said = self._buffer[: self._preface]
-        start = len(frames.PREFACE) - self._preface
-        if frames.PREFACE[start : start + len(said)] != said:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "no HTTP/2 preface")
-        self._preface -= len(said)
-        self._at = len(said)
-        return not self._preface
-
-    def _take_data(self, size: int) -> tuple[Stream, bytes] | None:
-        at = self._at
-        chunk = self._buffer[at : at + size]
-        self._at = at + size
-        self._left -= size
+    def _take_data(self, frame: Frame) -> tuple[Stream, bytes] | None:
+        if frame.length >= 0:
+            self._receiver = self._receiving(frame.stream, frame.length)
         stream = self._receiver
         if stream is None or stream.ended:
             return None
-        return self._received(stream, chunk, last=self._last_frame and not self._left)
-
-    def _take_frame(self) -> tuple[Stream, bytes] | bool | None:
-        """One frame. False where it has not come whole; of DATA its beginning is enough."""
-        buffer, at = self._buffer, self._at
-        there = len(buffer) - at - frames.HEADER
-        if there < 0:
-            return False
-        length, kind, flags, number = frames.read_head(buffer, at)
-        if length > FRAME_BYTES or (kind != frames.DATA and length > MAX_BLOCK_BYTES):
-            raise ConnectionFault(frames.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
-        if not self._settled and kind != frames.SETTINGS:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "no SETTINGS behind the preface")
-        if self._block is not None and kind != frames.CONTINUATION:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "a head without its end")
-        if kind == frames.DATA and not flags & frames.PADDED:
-            self._at = at + frames.HEADER
-            self.taken += 1
-            return self._begin_data(number, length, flags)
-        if there < length:
-            return False
-        end = at + frames.HEADER + length
-        payload = buffer[at + frames.HEADER : end]
-        self._at = end
-        self.taken += 1
-        if kind == frames.DATA:
-            return self._padded_data(number, flags, payload)
-        return self._take(kind, flags, number, payload)
-
-    def _begin_data(self, number: int, length: int, flags: int) -> tuple[Stream, bytes] | None:
-        stream = self._receiving(number, length)
-        last = bool(flags & frames.END_STREAM)
-        if length:
-            self._left, self._receiver, self._last_frame = length, stream, last
-            return None
-        return self._received(stream, b"", last=last) if stream is not None else None
-
-    def _padded_data(self, number: int, flags: int, payload: bytes) -> tuple[Stream, bytes] | None:
-        stream = self._receiving(number, len(payload))
-        data = frames.unpadded(payload, flags)
-        return self._received(stream, data, last=bool(flags & frames.END_STREAM)) if stream is not None else None
+        data = frames.unpadded(bytes(frame.payload), frame.flags) if frame.flags & frames.PADDED else frame.payload
+        return self._received(stream, data, last=bool(frame.flags & frames.END_STREAM))
 
     def _receiving(self, number: int, length: int) -> Stream | None:
         """Account for a DATA frame; None where its stream is closed already."""
@@ -215,7 +141,7 @@ class Connection:
             raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "more than the stream's window")
         return stream
 
-    def _received(self, stream: Stream, data: bytes, *, last: bool) -> tuple[Stream, bytes] | None:
+    def _received(self, stream: Stream, data: Part, *, last: bool) -> tuple[Stream, bytes] | None:
         try:
             if data:
                 stream.take(data)
@@ -231,7 +157,7 @@ class Connection:
                 if not stream.messages and not stream.verb.streams:
                     raise Refusal(INTERNAL, "The call has no message.")
         except Refusal as refusal:
-            self._end(stream, refusal.status, refusal.sentence)
+            self._out.end(stream, refusal.status, refusal.sentence)
             stream.gone()  # where it is being answered, for nobody now
             return None
         return self._turn(stream)
@@ -247,7 +173,7 @@ class Connection:
                     self._grant(stream, STREAM_WINDOW - stream.credit)
                 return stream, stream.messages.popleft()
             if stream.over:
-                self._end(stream, OK, "")
+                self._out.end(stream, OK, "")
         elif stream.over:
             stream.busy = True
             return stream, stream.messages.popleft()
@@ -264,7 +190,7 @@ class Connection:
         stream.credit += size
         self._transmit([frames.window_update(stream.number, size)])
 
-    def _take(self, kind: int, flags: int, number: int, payload: bytes) -> tuple[Stream, bytes] | None:
+    def _take(self, kind: int, flags: int, number: int, payload: Any) -> tuple[Stream, bytes] | None:
         if kind == frames.HEADERS:
             return self._head_begins(number, flags, payload)
         if kind == frames.CONTINUATION:
@@ -334,32 +260,27 @@ class Connection:
         if not head.content_type.startswith(b"application/grpc"):
             problem = problem or "content"
         if problem:
-            block = self._answers.http(_HTTP[problem])
-            over = frames.reset(number, frames.NO_ERROR) if not last else b""
-            flags = frames.END_HEADERS | frames.END_STREAM
-            self._transmit([frames.head(len(block), frames.HEADERS, flags, number) + block + over])
+            self._out.http(number, _HTTP[problem], over=last)
             return None
         verb = self._verbs.get(head.path)
-        stream = Stream(number, head, verb or _NOTHING, STREAM_WINDOW, self._stream_window)
+        stream = Stream(number, head, verb or _NOTHING, STREAM_WINDOW, self._out.stream_window)
         stream.over = last
         self.streams[number] = stream
         if verb is None:
-            self._end(stream, UNIMPLEMENTED, "This server knows no such method.")
+            self._out.end(stream, UNIMPLEMENTED, "This server knows no such method.")
         elif head.too_large:
-            self._end(stream, RESOURCE_EXHAUSTED, f"The call's metadata have more than {MAX_LIST_BYTES} bytes.")
+            self._out.end(stream, RESOURCE_EXHAUSTED, f"The call's metadata have more than {MAX_LIST_BYTES} bytes.")
         elif verb.opened is not None:
             try:
                 verb.opened(stream)
             except Refusal as refusal:
-                self._end(stream, refusal.status, refusal.sentence)
+                self._out.end(stream, refusal.status, refusal.sentence)
         return self._received(stream, b"", last=True) if last and not stream.ended else None
 
     def _widen(self, number: int, size: int) -> None:
         if not number:
-            self._window += size
-            if not size or self._window > frames.LARGEST_WINDOW:
-                raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "a broken WINDOW_UPDATE")
-            self._pump_all()
+            self._out.widen(size)
+            self._out.pump_all(tuple(self.streams.values()))
             return
         stream = self.streams.get(number)
         if stream is None:
@@ -370,7 +291,7 @@ class Connection:
         if not size or stream.window > frames.LARGEST_WINDOW:
             self._forget(stream, frames.FLOW_CONTROL_ERROR)
         elif stream.outgoing:
-            self._pump(stream)
+            self._out.pump(stream)
 
     def _reset(self, number: int) -> None:
         if number > self._last or not number:
@@ -386,68 +307,22 @@ class Connection:
         if flags & frames.ACK:
             return
         for name, value in frames.read_settings(payload):
-            if name == frames.INITIAL_WINDOW_SIZE:
-                if value > frames.LARGEST_WINDOW:
-                    raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "a window too large")
-                for stream in self.streams.values():
-                    stream.window += value - self._stream_window
-                self._stream_window = value
-            elif name == frames.MAX_FRAME_SIZE:
-                if not frames.DEFAULT_FRAME <= value <= frames.LARGEST_FRAME:
-                    raise ConnectionFault(frames.PROTOCOL_ERROR, "an impossible size of frames")
-                self._frame = value
-            elif name == frames.HEADER_TABLE_SIZE and value < TABLE_BYTES:
-                self._answers.without_table()
+            self._out.settle(name, value, self.streams.values())
         self._transmit([frames.head(0, frames.SETTINGS, frames.ACK, 0)])
-        self._pump_all()
-
-    # What goes out.
+        self._out.pump_all(tuple(self.streams.values()))
 
     def answer(self, stream: Stream, parts: list[Part]) -> None:
         """The one answer of a call, and its end."""
-        size = sum(map(len, parts))
         with self.lock:
-            if stream.ended:
-                return
-            whole = size + PREFIX.size
-            if whole > self._frame or whole > self._window or whole > stream.window or stream.begun:
-                self._queue(stream, parts, size)
-                stream.ending = (OK, "")
-                self._pump(stream)
-                return
-            self._window -= whole
-            number = stream.number
-            begin, end = self._answers.begin(), self._answers.end()
-            sent: Part = b"".join(
-                (
-                    frames.head(len(begin), frames.HEADERS, frames.END_HEADERS, number),
-                    begin,
-                    frames.head(whole, frames.DATA, 0, number),
-                    PREFIX.pack(0, size),
-                    *parts,
-                    frames.head(len(end), frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, number),
-                    end,
-                )
-            )
-            self._done(stream)
-            self._transmit([sent])
+            if not stream.ended:
+                self._out.answer(stream, parts)
 
     def reply(self, stream: Stream, parts: list[Part]) -> bytes | None:
         """The answer to one message of a stream. Returns its next message, if it has come."""
-        size = sum(map(len, parts))
         with self.lock:
             if stream.ended:
                 return None
-            whole = size + PREFIX.size
-            if whole > self._frame or whole > self._window or whole > stream.window or stream.outgoing:
-                self._queue(stream, parts, size)
-                self._pump(stream)
-            else:
-                self._window -= whole
-                stream.window -= whole
-                head = b"" if stream.begun else self._begin(stream)
-                data = frames.head(whole, frames.DATA, 0, stream.number)
-                self._transmit([b"".join((head, data, PREFIX.pack(0, size), *parts))])
+            self._out.reply(stream, parts)
             stream.busy = False
             found = self._turn(stream)
             return found[1] if found is not None else None
@@ -455,7 +330,7 @@ class Connection:
     def refuse(self, stream: Stream, status: int, sentence: str) -> None:
         """End a call with a status that is not OK."""
         with self.lock:
-            self._end(stream, status, sentence)
+            self._out.end(stream, status, sentence)
 
     def goodbye(self, code: int = frames.NO_ERROR, words: str = "") -> None:
         """Say that nothing more is taken, and why."""
@@ -472,65 +347,6 @@ class Connection:
         with self.lock:
             for stream in tuple(self.streams.values()):
                 self._forget(stream, None)
-
-    def _begin(self, stream: Stream) -> bytes:
-        stream.begun = True
-        block = self._answers.begin()
-        return frames.head(len(block), frames.HEADERS, frames.END_HEADERS, stream.number) + block
-
-    def _end(self, stream: Stream, status: int, sentence: str) -> None:
-        if stream.ended:
-            return
-        stream.ending = (status, sentence)
-        self._pump(stream)
-
-    def _queue(self, stream: Stream, parts: list[Part], size: int) -> None:
-        """Large parts by themselves, the small ones between them together."""
-        small: list[Part] = [PREFIX.pack(0, size)]
-        for part in parts:
-            if len(part) < JOINED_BYTES:
-                small.append(part)
-                continue
-            stream.outgoing.extend((memoryview(b"".join(small)), memoryview(part)))
-            small = []
-        if small:
-            stream.outgoing.append(memoryview(b"".join(small)))
-
-    def _pump_all(self) -> None:
-        for stream in tuple(self.streams.values()):
-            if stream.outgoing:
-                self._pump(stream)
-
-    def _pump(self, stream: Stream) -> None:
-        """Send of what waits as much as the windows allow, and the end behind all of it."""
-        made: list[Part] = [] if stream.begun or not stream.outgoing else [self._begin(stream)]
-        while stream.outgoing:
-            piece = stream.outgoing[0]
-            size = min(len(piece), self._frame, self._window, stream.window)
-            if size <= 0 < len(piece):
-                break
-            made += (frames.head(size, frames.DATA, 0, stream.number), piece[:size])
-            self._window -= size
-            stream.window -= size
-            if size == len(piece):
-                stream.outgoing.popleft()
-            else:
-                stream.outgoing[0] = piece[size:]
-        if not stream.outgoing and stream.ending is not None:
-            made.append(self._trailers(stream, *stream.ending))
-            self._done(stream)
-        if made:
-            self._transmit(made)
-
-    def _trailers(self, stream: Stream, status: int, sentence: str) -> bytes:
-        if status == OK:
-            head = b"" if stream.begun else self._begin(stream)
-            block = self._answers.end()
-        else:
-            head, block = b"", self._answers.refuse(status, sentence, begun=stream.begun)
-        flags = frames.END_HEADERS | frames.END_STREAM
-        made = head + frames.head(len(block), frames.HEADERS, flags, stream.number) + block
-        return made if stream.over else made + frames.reset(stream.number, frames.NO_ERROR)
 
     def _done(self, stream: Stream) -> None:
         stream.ended = True

@@ -1,16 +1,18 @@
 """Heads of requests as HPACK (RFC 7541) writes them, and heads of answers; what gRPC puts into either.
 
-A client that asks the same again sends the same few bytes again, for all of it stands in the connection's table by then:
+A client that asks the same again sends the same few bytes again, for all of it is in the connection's table by then:
 what they mean is kept as long as the table does not change.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import hpack
 from hpack.exceptions import HPACKError
+from hpack.table import HeaderTable
 
 from hybridge_edge.http2.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, ConnectionFault
 
@@ -71,13 +73,13 @@ class Heads:
         return found
 
 
-def _state(table: hpack.HeaderTable) -> tuple[object, ...]:
+def _state(table: HeaderTable) -> tuple[object, ...]:
     """Changes whenever the table does: entries come in at its front, and leave only for others or a new size."""
     entries = table.dynamic_entries
     return (id(entries[0]) if entries else 0, len(entries), table.maxsize)
 
 
-def _read(fields: list[tuple[bytes, bytes]]) -> Head:
+def _read(fields: Iterable[tuple[bytes, bytes]]) -> Head:
     found = {"method": b"", "path": b"", "content_type": b""}
     timeout: float | None = None
     encoding, size, malformed, regular, seen = b"identity", 0, False, False, set()

@@ -134,6 +134,8 @@ class Listener:
                     self._accept()
 
     def _hear(self, channel: Channel, event: int) -> None:
+        if not channel.take():
+            return
         found = None
         try:
             found = channel.hear(event)
@@ -151,7 +153,7 @@ class Listener:
             return
         if found is not None and not self._waiting:
             self._begin_thread()
-        channel.ask(self._epoll)
+        channel.give()
         if found is not None:
             self._work(Work(channel, *found))
 
@@ -199,11 +201,13 @@ class Listener:
         if len(self._channels) >= MAX_CONNECTIONS:
             accepted.close()
             return
-        channel = Channel(accepted, self._verbs, self._limits, self._reserve, self._release)
+        channel = Channel(accepted, self._epoll, self._verbs, self._limits, self._reserve, self._release)
         self._channels[channel.descriptor] = channel
-        channel.connection.greet()
         try:
-            self._epoll.register(channel.descriptor, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT)
+            self._epoll.register(channel.descriptor, 0)
+            channel.take()
+            channel.connection.greet()
+            channel.give()
         except OSError:
             self._forget(channel)
 
@@ -240,8 +244,8 @@ class Listener:
         connection = channel.connection
         if not connection.begun:
             return now - channel.opened_at > OPENING_S
-        if connection.in_between or connection.taken != channel.taken:
-            channel.whole_at, channel.taken = now, connection.taken
+        if connection.reader.in_between or connection.reader.taken != channel.taken:
+            channel.whole_at, channel.taken = now, connection.reader.taken
         if now - channel.whole_at > PIECE_S or (channel.pending and now - channel.taken_at > PIECE_S):
             return True
         if now - channel.heard_at <= SILENCE_S:

@@ -36,12 +36,13 @@ class Stream:
     Attributes:
         credit: bytes that the client may still send here. window: bytes that we may. over: the client has said all.
         ended: so have we, or nobody listens. begun: our head is sent. busy: a message is being answered.
-        reserved: of the listener's memory, for the message that comes in. ending: what we end with once all is sent.
+        known: the length of the message that comes in is. reserved: of the listener's memory, for that message.
+        ending: what we end with once all is sent.
     """
 
     __slots__ = (
-        "_gone", "begun", "busy", "chunks", "credit", "deadline", "encoding", "ended", "ending", "have", "messages", "need",
-        "number", "outgoing", "over", "reserved", "verb", "window",
+        "_gone", "begun", "busy", "chunks", "credit", "deadline", "encoding", "ended", "ending", "have", "known",
+        "messages", "number", "outgoing", "over", "reserved", "verb", "window",
     )  # fmt: skip
 
     def __init__(self, number: int, head: Head, verb: Verb, credit: int, window: int) -> None:
@@ -52,9 +53,9 @@ class Stream:
         self.deadline = None if head.timeout_s is None else time.monotonic() + head.timeout_s
         self.verb = verb
         self.over = self.ended = self.begun = self.busy = False
-        self.chunks: list[bytes] = []
+        self.chunks: list[Part] = []
         self.have = 0
-        self.need = -1
+        self.known = False
         self.reserved = 0
         self.messages: deque[bytes] = deque()
         self.outgoing: deque[memoryview] = deque()
@@ -78,7 +79,7 @@ class Stream:
         if tell is not None:
             tell()
 
-    def take(self, data: bytes) -> None:
+    def take(self, data: Part) -> None:
         """Bytes of messages, as they come."""
         self.chunks.append(data)
         self.have += len(data)
@@ -94,25 +95,28 @@ class Stream:
         """
         if self.have < PREFIX.size:
             return None
-        if self.need < 0:
-            if len(self.chunks[0]) < PREFIX.size:
-                self.chunks = [b"".join(self.chunks)]
-            packed, length = PREFIX.unpack_from(self.chunks[0])
+        if len(self.chunks[0]) < PREFIX.size:
+            self.chunks = [b"".join(self.chunks)]
+        packed, length = PREFIX.unpack_from(self.chunks[0])
+        if not self.known:
             if length > limit:
                 raise Refusal(RESOURCE_EXHAUSTED, f"The message has {length} bytes. Send at most {limit}.")
             if packed > 1:
                 raise Refusal(INTERNAL, "A message begins with an unknown flag.")
-            self.need = PREFIX.size + length
-            reserve(self, self.need)
-        if self.have < self.need:
+            self.known = True
+            reserve(self, PREFIX.size + length)
+        over = self.have - PREFIX.size - length
+        if over < 0:
             return None
-        data = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
-        message = data[PREFIX.size : self.need]
-        rest = data[self.need :] if self.have > self.need else b""
+        rest = bytes(self.chunks[-1][len(self.chunks[-1]) - over :]) if over else b""
+        if over:
+            self.chunks[-1] = self.chunks[-1][:-over]
+        self.chunks[0] = memoryview(self.chunks[0])[PREFIX.size :]
+        message = b"".join(self.chunks)
         self.chunks = [rest] if rest else []
-        self.have = len(rest)
-        self.need = -1
-        return unpack(message, self.encoding, limit) if data[0] else message
+        self.have = over
+        self.known = False
+        return unpack(message, self.encoding, limit) if packed else message
 
 
 def unpack(message: bytes, encoding: bytes, limit: int) -> bytes:
@@ -130,4 +134,3 @@ def unpack(message: bytes, encoding: bytes, limit: int) -> bytes:
     except zlib.error:
         raise Refusal(INTERNAL, "A packed message cannot be unpacked.") from None
     return found
-

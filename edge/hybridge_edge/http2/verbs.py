@@ -41,8 +41,8 @@ class Verb:
 
     Attributes:
         answer: an exception ends the call; the listener knows which status each is. streams: takes message after
-            message and answers each in turn. opened: asked when such a stream begins, closed when it ends; raises where
-            there is no room for it.
+            message and answers each in turn. opened: asked when such a stream begins, closed when it ends; raises
+            Refusal where there is no room for it.
     """
 
     answer: Answer
