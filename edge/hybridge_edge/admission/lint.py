@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from hybridge_edge import onnx_graph
 from hybridge_edge.contract.errors import PackageRefused
-from hybridge_edge.contract.manifest import CONTROL_FLOW
+from hybridge_edge.contract.manifest import CONTROL_FLOW, Manifest
+from hybridge_edge.contract.state import FEATURES, MODEL, inputs_of, outputs_of
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.engine import Readable
 from hybridge_edge.onnx_graph import Function, ModelFacts, Node, TensorFacts, Value
@@ -67,13 +68,23 @@ def check_graphs(package: Package, readable: Readable) -> None:
         PackageRefused: step lint, with the first finding and how many there are.
     """
     manifest = package.manifest
-    roles = [(variant.features, manifest.inputs, manifest.features) for variant in manifest.variants]
-    roles += [(variant.model, manifest.features, manifest.outputs) for variant in manifest.variants]
-    for path, inputs, outputs in dict.fromkeys(roles):
+    for path, inputs, outputs in signatures(manifest):
         found = lint(path, package.read(path), inputs, outputs, manifest.control_flow, readable)
         if found:
             more = f" There are {len(found) - 1} findings more." if len(found) > 1 else ""
             raise PackageRefused(found[0].reason + more, found[0].remedy, step=STEP)
+
+
+def signatures(manifest: Manifest) -> tuple[tuple[str, tuple[TensorSpec, ...], tuple[TensorSpec, ...]], ...]:
+    """Each graph's path with all that it must take and give, states included."""
+    states = manifest.states
+    features = (
+        (*manifest.inputs, *inputs_of(states, FEATURES)), (*manifest.features, *outputs_of(states, FEATURES))
+    )  # fmt: skip
+    model = (*manifest.features, *inputs_of(states, MODEL)), (*manifest.outputs, *outputs_of(states, MODEL))
+    roles = [(variant.features, *features) for variant in manifest.variants]
+    roles += [(variant.model, *model) for variant in manifest.variants]
+    return tuple(dict.fromkeys(roles))
 
 
 def lint(

@@ -31,6 +31,7 @@ from hybridge_edge.direct.frames import ERROR, FULL, INFER, MAGIC, MAP, NUMBER, 
 from hybridge_edge.direct.segments import MAX_SEGMENT_BYTES, WANTED_SEALS
 from hybridge_edge.engine import Array
 from hybridge_edge.serving.contents import MAX_MESSAGE_BYTES
+from hybridge_edge.serving.sequences import Step
 
 SHARED_BYTES = 128 * 1024
 """From here on a tensor goes through shared memory: where the two ways cost the same, benchmarks/client.py."""
@@ -50,6 +51,7 @@ class Asked:
     sample_id: str
     outputs: Sequence[str]
     capture: bool
+    step: Step | None = None
 
 
 class NoRoom(Exception):
@@ -102,6 +104,7 @@ class DirectConnection:
             asked.outputs,
             capture=asked.capture,
             timeout_us=int(timeout_s * 1e6),
+            step=asked.step,
             place=place,
         )
         room = _NOWHERE

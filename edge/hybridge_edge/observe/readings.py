@@ -11,6 +11,7 @@ from hybridge_edge import runtime, spool
 from hybridge_edge.capture import CaptureCounters
 from hybridge_edge.contract.errors import HybridgeError
 from hybridge_edge.contract.report import ModelReport
+from hybridge_edge.serving.sequences import SequenceCounts
 from hybridge_edge.serving.service import Service
 from hybridge_edge.serving.standing import standing
 from hybridge_edge.serving.statistics import ModelStatistics
@@ -59,6 +60,7 @@ class Readings:
     spool_records: int = 0
     returned: int = 0
     waiting: int = 0
+    sequences: SequenceCounts = SequenceCounts()
 
 
 class Reader:
@@ -90,6 +92,7 @@ class Reader:
             spool_records=max(capture.spool_records - passed, 0) if capture is not None else 0,
             returned=_returned(),
             waiting=service.gate.waiting,
+            sequences=service.sequences.counts(),
         )
 
 

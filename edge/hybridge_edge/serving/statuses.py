@@ -14,6 +14,7 @@ _LOG = logging.getLogger(__name__)
 MAX_TEXT = 1000
 """Characters of a sentence; a status travels in a header, which clients bound at 8 KiB."""
 _STATUS = {
+    "ABORTED": grpc.StatusCode.ABORTED,
     "CANCELLED": grpc.StatusCode.CANCELLED,
     "CONFLICT": grpc.StatusCode.ALREADY_EXISTS,
     "DEADLINE_EXCEEDED": grpc.StatusCode.DEADLINE_EXCEEDED,
