@@ -20,13 +20,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Union
 
 import numpy
 
 from hybridge_edge.client import AsyncClientSequence, ClientSequence, InferenceAnswer
 from hybridge_edge.client.readiness import Progress
-from hybridge_edge.client.sync import DEFAULT_TIMEOUT_S
+from hybridge_edge.client.sequences import DEFAULT_TIMEOUT_S
 from hybridge_edge.contract.errors import HybridgeError, InvalidInput, ModelNotFound, SequenceLost, Unavailable
 from hybridge_edge.contract.feedback import DEFAULT_SOURCE
 from hybridge_edge.engine import Array
@@ -43,7 +42,7 @@ class Stateful:
     begin: Callable[[], Behaviour]
 
 
-Model = Union[Behaviour, Mapping[str, Array], Stateful]
+Model = Behaviour | Mapping[str, Array] | Stateful
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from hybridge_edge.client.answers import InferenceAnswer, answer_in, answer_in_s
 from hybridge_edge.client.attempts import Attempts
 from hybridge_edge.client.labels import FEEDBACK_S, feedback_line
 from hybridge_edge.client.readiness import LOOK_AGAIN_S, LOOK_S, Progress, Watcher, not_ready
-from hybridge_edge.client.sequences import AsyncClientSequence, retried
+from hybridge_edge.client.sequences import DEFAULT_TIMEOUT_S, AsyncClientSequence, retried
 from hybridge_edge.client.streams import REFUSED_S, STREAM_AFTER
-from hybridge_edge.client.sync import DEFAULT_STREAMS, DEFAULT_TIMEOUT_S
+from hybridge_edge.client.sync import DEFAULT_STREAMS
 from hybridge_edge.client.targets import OPTIONS, SERVICE, Targets
 from hybridge_edge.contract.errors import DeadlineExceeded, HybridgeError, Unavailable
 from hybridge_edge.contract.feedback import DEFAULT_SOURCE

@@ -65,7 +65,7 @@ class State:
             "datatype": self.datatype,
             "shape": list(self.shape),
             "graph": self.graph,
-            "initial": self.initial,
+            "initial": float(self.initial),
         }
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hybridge_edge import runtime, spool
@@ -60,7 +60,7 @@ class Readings:
     spool_records: int = 0
     returned: int = 0
     waiting: int = 0
-    sequences: SequenceCounts = SequenceCounts()
+    sequences: SequenceCounts = field(default_factory=SequenceCounts)
 
 
 class Reader:
