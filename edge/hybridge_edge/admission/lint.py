@@ -35,7 +35,7 @@ MAX_FINDINGS = 16
 _PER_BYTE = 4
 """Elements that one byte of a file can hold at the most: onnx.proto's smallest types have two bits."""
 _COMPILE_AGAIN = "Compile the package again with hybridge compile."
-_ELEMENTS = {
+DATATYPES = {
     1: "FP32",
     2: "UINT8",
     3: "INT8",
@@ -274,9 +274,9 @@ def _signature(path: str, role: str, declared: Sequence[TensorSpec], found: Sequ
         return
     for spec in declared:
         value = names[spec.name]
-        if _ELEMENTS.get(value.element) != spec.datatype or not _fits(spec.shape, value.shape):
+        if DATATYPES.get(value.element) != spec.datatype or not _fits(spec.shape, value.shape):
             shape = "any shape" if value.shape is None else str(["?" if size is None else size for size in value.shape])
-            kind = _ELEMENTS.get(value.element, f"element type {value.element}")
+            kind = DATATYPES.get(value.element, f"element type {value.element}")
             yield Finding(
                 f"{path}: {role} {spec.name!r} is {kind} of {shape}; the manifest says {spec.datatype} of "
                 f"{list(spec.shape)}.",
