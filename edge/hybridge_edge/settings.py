@@ -145,6 +145,9 @@ class ServeSettings:
             embedded_metrics=reader.number("embedded_metrics"),
             log_format=reader.text("log_format"),
             log_level=reader.text("log_level"),
+            sequences=reader.integer("sequences"),
+            sequence_megabytes=reader.integer("sequence_megabytes"),
+            sequence_seconds=reader.number("sequence_seconds"),
         )
         reader.close()
         return settings

@@ -93,7 +93,8 @@ def show(
     ]
     for name, value in lines:
         typer.echo(f"{name:10} {value}")
-    Console().print(metrics_table(manifest.metrics))
+    if manifest.metrics:
+        Console().print(metrics_table(manifest.metrics))
 
 
 @app.command("import")
