@@ -70,9 +70,7 @@ def main(arguments: list[str]) -> int:
         if asked.wav is not None and not asked.fast:
             windows = paced(windows)
         with Client(asked.server) as client:
-            heard = listen(
-                client, windows, lambda one: print(f"speech {one.begin:7.2f} to {one.end:7.2f} s", flush=True)
-            )
+            heard = listen(client, windows, _say)
     except KeyboardInterrupt:
         return 0
     except HybridgeError as error:
@@ -84,6 +82,10 @@ def main(arguments: list[str]) -> int:
         f"the slowest answer took {heard.slowest_s * 1000:.1f} ms, a window lasts {WINDOW_S * 1000:.0f} ms"
     )
     return 0
+
+
+def _say(found: Segment) -> None:
+    print(f"speech {found.begin:7.2f} to {found.end:7.2f} s", flush=True)
 
 
 if __name__ == "__main__":
