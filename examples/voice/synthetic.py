@@ -1,7 +1,7 @@
 """Sound that is free to give away: silence, noise, and vowels as a throat would make them.
 
 The vowels are a train of pulses at the pitch of a voice, made dull as the vocal folds do, through three resonators
-whose frequencies glide from one vowel to the next a few times a second. Frequencies of the vowels: G. Peterson and H. Barney,
+whose frequencies glide from one vowel to the next a few times a second. Frequencies: G. Peterson and H. Barney,
 Control Methods Used in a Study of the Vowels (1952), men, rounded. It says nothing, and a voice detector takes it for
 speech.
 """
