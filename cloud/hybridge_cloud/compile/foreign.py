@@ -146,9 +146,10 @@ def _described(
             step=GOLDEN,
         )
     ran = run(features, model, states, list(steps(inputs, raw)) if states else [raw])
+    free = ran.free if batched else frozenset()
     between = [name for name in model.inputs if name in ran.features[0]]
-    feature_specs = specs_of(features, ran.features[0], between, batched)
-    output_specs = specs_of(model, ran.outputs[0], list(ran.outputs[0]), batched)
+    feature_specs = specs_of(features, ran.features[0], between, free)
+    output_specs = specs_of(model, ran.outputs[0], list(ran.outputs[0]), free)
     answers = joined(output_specs, ran.outputs) if states else ran.outputs[0]
     compare({name: array for name, array in given.items() if name not in raw}, answers, wanted.rtol, wanted.atol)
     files = {FEATURES_FILE: features.content, MODEL_FILE: model.content}

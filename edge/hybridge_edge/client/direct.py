@@ -16,6 +16,7 @@ import numpy
 
 from hybridge_edge.client import wording
 from hybridge_edge.client.answers import InferenceAnswer, answer_of, refusal
+from hybridge_edge.client.sequences import retried
 from hybridge_edge.client.streams import LATE_S, REFUSED_S
 from hybridge_edge.contract.errors import (
     DeadlineExceeded,
@@ -212,7 +213,8 @@ class Direct:
             raise DeadlineExceeded(f"No answer within {timeout_s:g} s.", "Allow more time.") from None
         except (OSError, Ended) as error:
             self._drop(connection, refused=connection.fresh)
-            if connection.fresh:  # closed before a word: a server that is full, or that stops; grpc finds out which
+            # Closed before a word: a server that is full, or that stops; grpc finds out which.
+            if connection.fresh and retried(asked.step, True):
                 return None
             raise Unavailable(f"The server at {self._path} went away: {error}.", "See hybridge-edge status.") from None
         except NoRoom:
