@@ -31,6 +31,8 @@ NETWORK_SHARE = 0.75
 """Of the room, for callers from the network."""
 MAX_WAITING = 16
 """Requests of one sequence that wait for the one before."""
+MAX_WAITING_TOGETHER = 64
+"""Of all sequences; of callers from the network at most their share. Each holds a thread."""
 MAX_WAIT_S = 5.0
 MAX_REMEMBERED = 256
 """Sequences of which is still known why they are gone."""
@@ -132,6 +134,8 @@ class Sequences:
         """Least recently used first."""
         self._why: OrderedDict[_Key, str] = OrderedDict()
         self._bytes = self._begun = self._refused = 0
+        self._waiting = {True: 0, False: 0}
+        """Requests that wait for their turn: of the device's own callers, of the network's."""
         self._ended = dict.fromkeys((ENDED, EVICTED, EXPIRED, GONE), 0)
 
     def counts(self) -> SequenceCounts:
@@ -214,8 +218,12 @@ class Sequences:
                 raise Overloaded(
                     f"{MAX_WAITING} requests of sequence {_shown(key)} wait already.", "Wait for their answers."
                 )
+            network_full = self._waiting[False] >= MAX_WAITING_TOGETHER * NETWORK_SHARE
+            if sum(self._waiting.values()) >= MAX_WAITING_TOGETHER or (not sequence.local and network_full):
+                raise Overloaded("Too many requests of sequences wait already.", "Wait for each answer.")
             turn = Event()
             sequence.waiting.append(turn)
+            self._waiting[sequence.local] += 1
         self._wait(sequence, turn, call)
         return sequence
 
@@ -227,6 +235,7 @@ class Sequences:
         finally:
             call.when_cancelled(None)
         with self._lock:
+            self._waiting[sequence.local] -= 1
             waits = turn in sequence.waiting  # where not, whoever left has taken it out: the sequence is ours
             if not waits and not call.cancelled:
                 return

@@ -24,8 +24,8 @@ from hybridge_edge.contract.errors import (
 )
 from hybridge_edge.contract.expectations import Guard
 from hybridge_edge.contract.trust_document import TrustDocument
-from hybridge_edge.serving import description
-from hybridge_edge.serving.call import Call
+from hybridge_edge.serving import description, sequences
+from hybridge_edge.serving.call import NETWORK, Call
 from hybridge_edge.serving.guards import AnswerRefused
 from hybridge_edge.serving.sequences import MAX_WAITING, Step
 
@@ -240,6 +240,31 @@ def test_waiting_is_bounded_and_whoever_gives_up_leaves_no_gap(here: Here, kit: 
     for thread in (*first, *crowd):
         thread.join(10)
     assert sorted(int(one.outputs[1][1][0]) for one in answers) == list(range(2, MAX_WAITING + 2))
+
+
+def test_waiting_is_bounded_over_all_sequences_and_the_network_has_a_share(
+    here: Here, kit: ModuleType, wait_for: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sequences, "MAX_WAITING_TOGETHER", 4)
+    value = kit.steps_of()[0]
+    here.engine.hold = threading.Event()
+    threads = in_threads(2, lambda number: here.ask(Step(number + 1, True), value))
+    threads += in_threads(1, lambda _: here.ask(Step(1, True), value, Call(20.0, NETWORK)))
+    for _ in threads:
+        assert here.engine.entered.acquire(timeout=10)
+    threads += in_threads(3, lambda _: here.ask(Step(1), value, Call(20.0, NETWORK)))
+    wait_for(lambda: here.sequences._waiting[False] == 3)
+    with pytest.raises(Overloaded, match="requests of sequences wait already"):
+        here.ask(Step(1), value, Call(20.0, NETWORK))
+    threads += in_threads(1, lambda _: here.ask(Step(2), value))
+    wait_for(lambda: here.sequences._waiting[True] == 1)
+    with pytest.raises(Overloaded, match="requests of sequences wait already"):
+        here.ask(Step(1), value)
+    here.engine.hold.set()
+    for thread in threads:
+        thread.join(10)
+    assert here.sequences._waiting == {True: 0, False: 0}
+    assert here.live() == 3
 
 
 def test_requests_behind_an_end_hear_that_it_is_over(here: Here, kit: ModuleType, wait_for: Any) -> None:
