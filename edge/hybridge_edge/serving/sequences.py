@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event, Lock
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hybridge_edge.contract.errors import Cancelled, DeadlineExceeded, HybridgeError, Overloaded, SequenceLost
-from hybridge_edge.contract.manifest import Manifest
-from hybridge_edge.engine import Arrays
 from hybridge_edge.serving.call import LOCAL, Call
+
+if TYPE_CHECKING:  # the supervisor reads the limits' defaults from here, and imports no numpy
+    from hybridge_edge.contract.manifest import Manifest
+    from hybridge_edge.engine import Arrays
 
 DEFAULT_COUNT = 64
 DEFAULT_MEGABYTES = 64
@@ -133,7 +135,9 @@ class Sequences:
         self._known: OrderedDict[_Key, _Sequence] = OrderedDict()
         """Least recently used first."""
         self._why: OrderedDict[_Key, str] = OrderedDict()
-        self._bytes = self._begun = self._refused = 0
+        self._begun = self._refused = 0
+        self._taken = {True: (0, 0), False: (0, 0)}
+        """How many have room and how many bytes: of the device's own callers, of the network's."""
         self._waiting = {True: 0, False: 0}
         """Requests that wait for their turn: of the device's own callers, of the network's."""
         self._ended = dict.fromkeys((ENDED, EVICTED, EXPIRED, GONE), 0)
@@ -142,7 +146,8 @@ class Sequences:
         with self._lock:
             self._expire()
             live = sum(one.begun for one in self._known.values())
-            return SequenceCounts(live, self._bytes, self._begun, tuple(sorted(self._ended.items())), self._refused)
+            taken = sum(size for _, size in self._taken.values())
+            return SequenceCounts(live, taken, self._begun, tuple(sorted(self._ended.items())), self._refused)
 
     @contextmanager
     def turn(self, model: str, step: Step, call: Call) -> Iterator[Turn]:
@@ -179,8 +184,7 @@ class Sequences:
                     self._refused += 1
                     raise Overloaded("There is no room for another sequence.", "End one that is over, or begin later.")
                 self._remove(oldest, EVICTED)
-            self._bytes += size - sequence.size
-            sequence.size = size
+            self._reserve(sequence, size)
 
     def keep(self, sequence: _Sequence, step: Step, digest: str, state: Arrays) -> None:
         """See ``Turn.answered``."""
@@ -262,7 +266,7 @@ class Sequences:
         if self._known.get(sequence.key) is not sequence:
             return
         if not sequence.begun:
-            self._bytes -= sequence.size
+            self._reserve(sequence, 0)
             del self._known[sequence.key]
             return
         sequence.used = self._clock()
@@ -270,8 +274,8 @@ class Sequences:
 
     def _forget(self, sequence: _Sequence) -> None:
         """Its state is gone; requests of it that wait find that out. The lock is held."""
-        self._bytes -= sequence.size
-        sequence.begun, sequence.state, sequence.size = False, None, 0
+        self._reserve(sequence, 0)
+        sequence.begun, sequence.state = False, None
 
     def _remove(self, sequence: _Sequence, why: str) -> None:
         self._ended[why] += 1
@@ -282,19 +286,31 @@ class Sequences:
     def _expire(self) -> None:
         """Whatever was idle for too long. The lock is held."""
         before = self._clock() - self.seconds
-        for one in [one for one in self._known.values() if one.idle and one.used < before]:
+        doomed = []
+        for one in self._known.values():
+            if one.idle:
+                if one.used >= before:
+                    break  # and so are all idle ones behind it
+                doomed.append(one)
+        for one in doomed:
             self._remove(one, EXPIRED)
+
+    def _reserve(self, sequence: _Sequence, size: int) -> None:
+        """Room for its states, or none any more. The lock is held."""
+        count, taken = self._taken[sequence.local]
+        count += bool(size) - bool(sequence.size)
+        self._taken[sequence.local] = count, taken + size - sequence.size
+        sequence.size = size
 
     def _fits(self, sequence: _Sequence, size: int) -> bool:
         """Whether there is room for its states, and, where it is the network's, in the network's share too."""
-        others = [one for one in self._known.values() if one.size and one is not sequence]
-        if not self._holds(others, size, 1.0):
+        all_count, all_taken = (sum(both) for both in zip(*self._taken.values(), strict=True))
+        count, taken = self._taken[sequence.local]
+        has, more = bool(sequence.size), size - sequence.size
+        if all_count - has >= self.count or all_taken + more > self.megabytes * _MEGABYTE:
             return False
-        return sequence.local or self._holds([one for one in others if not one.local], size, NETWORK_SHARE)
-
-    def _holds(self, others: list[_Sequence], size: int, share: float) -> bool:
-        taken = sum(one.size for one in others) + size
-        return len(others) < max(int(self.count * share), 1) and taken <= self.megabytes * _MEGABYTE * share
+        share = 1.0 if sequence.local else NETWORK_SHARE
+        return count - has < max(int(self.count * share), 1) and taken + more <= self.megabytes * _MEGABYTE * share
 
     def _oldest(self, sequence: _Sequence) -> _Sequence | None:
         """Which one gives way to ``sequence``: never a local one to one of the network."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -178,3 +180,9 @@ def test_metrics_say_how_many_live_and_why_others_do_not(here: Here, kit: Module
         "hybridge_sequences_refused_total 0",
     ):
         assert line in text.splitlines()
+
+
+def test_the_supervisor_that_reads_the_limits_imports_no_numpy() -> None:
+    program = "import sys, hybridge_edge.supervisor; print({'numpy', 'grpc', 'onnxruntime'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
