@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
+import time
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 
 from hybridge_edge import trust as trusting
 from hybridge_edge.client import AsyncClientSequence, Client, ClientSequence
+from hybridge_edge.client.direct import Asked, Direct
 from hybridge_edge.contract.errors import (
     DeadlineExceeded,
     HybridgeError,
@@ -204,3 +208,29 @@ def test_the_asyncio_double_does_the_same() -> None:
             return [float((await sequence.infer(X)).outputs["sum"][0, 0]) for _ in range(3)]
 
     assert asyncio.run(scenario()) == [1, 2, 3]
+
+
+def test_a_request_on_a_direct_connection_that_broke_goes_another_way_only_where_it_begins(
+    short: Path, kit: ModuleType
+) -> None:
+    """A server that took the request and closed without a word: nobody knows whether it was run."""
+    path = short / "direct.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(path))
+        listening.listen()
+
+        def take_and_close() -> None:
+            for _ in range(3):
+                accepted, _ = listening.accept()
+                accepted.recv(65_536)
+                accepted.close()
+
+        peer = threading.Thread(target=take_and_close)
+        peer.start()
+        for step in (None, Step("a", True)):
+            asked = Asked(kit.COUNTER, X, "", "", (), True, step)
+            assert Direct(path, 1, 1 << 20).infer(asked, time.monotonic() + 5, 5) is None
+        asked = Asked(kit.COUNTER, X, "", "", (), True, Step("a"))
+        with pytest.raises(Unavailable):
+            Direct(path, 1, 1 << 20).infer(asked, time.monotonic() + 5, 5)
+        peer.join(10)
