@@ -43,6 +43,7 @@ class Adjusted:
         logs.configure(settings.log_format, settings.log_level)
         self._service.live.share = settings.live_share
         self._watchdog.limit_s = settings.run_seconds
+        self.bound_sequences(settings)
         self._watched.embed(settings.embedded_metrics)
         if self._reporter is not None:
             self._reporter.evaluating_seconds = settings.report_seconds
@@ -50,6 +51,12 @@ class Adjusted:
         self.capture(settings)
         if not had and self._service.capture is not None:
             self.publish()
+
+    def bound_sequences(self, settings: ServeSettings) -> None:
+        """Sequences that run already stay, whatever the limits are now."""
+        sequences = self._service.sequences
+        sequences.count, sequences.megabytes = settings.sequences, settings.sequence_megabytes
+        sequences.seconds = settings.sequence_seconds
 
     def capture(self, settings: ServeSettings) -> None:
         """Keep what the settings say; a spool that was begun is kept, since labels and the uplink go on with it."""

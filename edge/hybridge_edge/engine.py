@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
@@ -21,12 +22,16 @@ CPU = "CPUExecutionProvider"
 
 
 class EngineResult(NamedTuple):
-    """What a run gave: features and outputs by name, batch first, and how long each graph took in microseconds."""
+    """What a run gave: features and outputs by name, batch first, and how long each graph took in microseconds.
+
+    ``state`` is what the next run of the sequence takes, by the names of the states' inputs; empty without states.
+    """
 
     features: dict[str, Array]
     outputs: dict[str, Array]
     features_us: int
     infer_us: int
+    state: Arrays = MappingProxyType({})
 
 
 class Stop:
@@ -81,11 +86,12 @@ class Engine(Protocol):
     provider: str
     degraded: str
 
-    def run(self, inputs: Arrays, stop: Stop | None = None) -> EngineResult:
+    def run(self, inputs: Arrays, stop: Stop | None = None, state: Arrays | None = None) -> EngineResult:
         """Run raw inputs (checked against the signature, batch first) through features and model.
 
         Args:
             stop: another thread's way to end it; None where nobody watches.
+            state: what the sequence's run before gave; None begins one, and is all that a model without states takes.
         """
         ...
 

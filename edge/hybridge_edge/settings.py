@@ -13,6 +13,7 @@ from hybridge_edge.configuration import Configuration, read_file
 from hybridge_edge.contract.document import canonical, parse
 from hybridge_edge.contract.errors import UsageError
 from hybridge_edge.loopback import parse_tcp
+from hybridge_edge.serving.sequences import DEFAULT_COUNT, DEFAULT_MEGABYTES, DEFAULT_SECONDS
 
 MAX_THREADS = 64
 MAX_REPORT_SECONDS = 15 * 60.0
@@ -25,6 +26,9 @@ DEFAULT_RUN_SECONDS = 10.0
 DEFAULT_PULSE_SECONDS = 60.0
 MAX_RUN_SECONDS = 600.0
 MAX_METRICS_SECONDS = 3600.0
+MAX_SEQUENCES = 65_536
+MAX_SEQUENCE_MEGABYTES = 16 * 1024
+MAX_SEQUENCE_SECONDS = 86_400.0
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("info", "debug", "warning", "error")
 _NAMES = {
@@ -40,6 +44,9 @@ _NAMES = {
     "runSeconds": "the longest one run may take, in seconds, where its package states no limit",
     "pulseSeconds": "how long the serving process may show no life, in seconds, before it is killed and started again",
     "memoryMegabytes": "what loaded models may hold together, in MiB, 0 for no limit",
+    "sequences": "how many sequences of models with states may run at once",
+    "sequenceMegabytes": "what their states may take together, in MiB",
+    "sequenceSeconds": "how long a sequence may be idle, in seconds, before it is forgotten",
     "factory": "a folder of packages, one a model, to serve where nothing else is left",
     "target": "the kind of device this is (see hybridge-edge doctor), empty to have it found out",
     "metrics": "HOST:PORT on loopback for Prometheus, port 0 for any, empty for none",
@@ -50,7 +57,8 @@ _NAMES = {
 LIVE = frozenset(
     {
         "captureShare", "captureConfidenceBelow", "spoolMegabytes", "liveShare", "reportSeconds", "runSeconds",
-        "pulseSeconds", "embeddedMetrics", "logFormat", "logLevel",
+        "pulseSeconds", "embeddedMetrics", "logFormat", "logLevel", "sequences", "sequenceMegabytes",
+        "sequenceSeconds",
     }
 )  # fmt: skip
 """What a running server follows. The rest are folders, sockets and ports, or decide how models are loaded."""
@@ -66,6 +74,8 @@ class ServeSettings:
             nothing. pulse_seconds: how long the worker may show no life.
         memory_megabytes: what loaded models may hold together, 0 for no limit. factory: a folder of packages to fall
             back on, "" for none. target: name of the target entry, "" has the device choose.
+        sequences, sequence_megabytes, sequence_seconds: how many run at once, MiB of their states together, and how
+            long one may be idle.
         metrics: HOST:PORT on loopback for Prometheus, "" for none. embedded_metrics: seconds between two CloudWatch
             embedded-metric lines, 0 for none. log_format: "text" or "json". log_level: one of LOG_LEVELS.
     """
@@ -88,6 +98,9 @@ class ServeSettings:
     embedded_metrics: float = 0.0
     log_format: str = "text"
     log_level: str = "info"
+    sequences: int = DEFAULT_COUNT
+    sequence_megabytes: int = DEFAULT_MEGABYTES
+    sequence_seconds: float = DEFAULT_SECONDS
 
     @property
     def captures(self) -> bool:
@@ -132,6 +145,9 @@ class ServeSettings:
             embedded_metrics=reader.number("embedded_metrics"),
             log_format=reader.text("log_format"),
             log_level=reader.text("log_level"),
+            sequences=reader.integer("sequences"),
+            sequence_megabytes=reader.integer("sequence_megabytes"),
+            sequence_seconds=reader.number("sequence_seconds"),
         )
         reader.close()
         return settings
@@ -231,4 +247,7 @@ def _read(configuration: Configuration) -> ServeSettings:
         embedded_metrics=configuration.number("embeddedMetrics", 0.0, 0.0, MAX_METRICS_SECONDS),
         log_format=configuration.choice("logFormat", LOG_FORMATS),
         log_level=configuration.choice("logLevel", LOG_LEVELS),
+        sequences=configuration.integer("sequences", DEFAULT_COUNT, 1, MAX_SEQUENCES),
+        sequence_megabytes=configuration.integer("sequenceMegabytes", DEFAULT_MEGABYTES, 1, MAX_SEQUENCE_MEGABYTES),
+        sequence_seconds=configuration.number("sequenceSeconds", DEFAULT_SECONDS, 1.0, MAX_SEQUENCE_SECONDS),
     )

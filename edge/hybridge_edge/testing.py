@@ -23,20 +23,31 @@ from types import TracebackType
 
 import numpy
 
-from hybridge_edge.client import InferenceAnswer
+from hybridge_edge.client import AsyncClientSequence, ClientSequence, InferenceAnswer
 from hybridge_edge.client.readiness import Progress
-from hybridge_edge.client.sync import DEFAULT_TIMEOUT_S
-from hybridge_edge.contract.errors import HybridgeError, InvalidInput, ModelNotFound, Unavailable
+from hybridge_edge.client.sequences import DEFAULT_TIMEOUT_S
+from hybridge_edge.contract.errors import HybridgeError, InvalidInput, ModelNotFound, SequenceLost, Unavailable
 from hybridge_edge.contract.feedback import DEFAULT_SOURCE
 from hybridge_edge.engine import Array
+from hybridge_edge.serving.sequences import Step
 
 Behaviour = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """Inputs to outputs, by name, batch first; may raise an error of hybridge_edge.contract.errors."""
 
 
 @dataclass(frozen=True, slots=True)
+class Stateful:
+    """A model with states, for a double: ``begin`` makes what answers one sequence, and is called at each beginning."""
+
+    begin: Callable[[], Behaviour]
+
+
+Model = Behaviour | Mapping[str, Array] | Stateful
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
-    """A request that a double was given."""
+    """A request that a double was given; ``step`` is its place in a sequence, None where it is of none."""
 
     model: str
     inputs: Mapping[str, Array]
@@ -45,6 +56,7 @@ class Asked:
     outputs: tuple[str, ...]
     capture: bool
     timeout_s: float
+    step: Step | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +78,19 @@ class _Script:
         requests, labels: all that came, oldest first.
     """
 
-    models: Mapping[str, Behaviour | Mapping[str, Array]]
+    models: Mapping[str, Model]
     version: str
     requests: list[Asked] = field(default_factory=list)
     labels: list[Said] = field(default_factory=list)
     failures: deque[HybridgeError] = field(default_factory=deque)
+    _sequences: dict[tuple[str, int | str], Behaviour] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def answer(self, asked: Asked) -> InferenceAnswer:
         self.requests.append(asked)
         if self.failures:
             raise self.failures.popleft()
-        behaviour = self._model(asked.model)
+        behaviour = self._behaviour(asked)
         if asked.version not in ("", self.version):
             raise ModelNotFound(f"Version {asked.version!r} of {asked.model} is not resident.", "Leave it empty.")
         for name, array in asked.inputs.items():
@@ -101,6 +114,22 @@ class _Script:
             total_us=0,
         )
 
+    def _behaviour(self, asked: Asked) -> Behaviour | Mapping[str, Array]:
+        model, step = self._model(asked.model), asked.step
+        if step is None:
+            return model.begin() if isinstance(model, Stateful) else model
+        if not isinstance(model, Stateful):
+            raise InvalidInput(f"{asked.model} keeps nothing between requests.", "Give it to the double as Stateful.")
+        key = (asked.model, step.id)
+        behaviour = model.begin() if step.start else self._sequences.get(key)
+        if behaviour is None:
+            raise SequenceLost(f"Sequence {step.id!r} of {asked.model} does not run here.", "Start it again.")
+        self._sequences[key] = behaviour
+        if step.end:
+            del self._sequences[key]
+            return behaviour if asked.inputs else {}
+        return behaviour
+
     def label(self, said: Said) -> None:
         self._model(said.model)
         self.labels.append(said)
@@ -112,7 +141,7 @@ class _Script:
         if not self.ready(model):
             raise Unavailable(f"Model {model} is not ready after {timeout_s:g} s.", "Give it to the double.")
 
-    def _model(self, model: str) -> Behaviour | Mapping[str, Array]:
+    def _model(self, model: str) -> Model:
         behaviour = self.models.get(model)
         if behaviour is None:
             known = ", ".join(sorted(self.models)) or "none"
@@ -124,13 +153,13 @@ class FakeClient:
     """A double of ``hybridge_edge.client.Client``.
 
     Args:
-        models: name to outputs, or to a function from inputs to outputs. version: that answers.
+        models: name to outputs, or to a function from inputs to outputs, or to a Stateful. version: that answers.
 
     Attributes:
         requests: every ``infer``. labels: every ``feedback``.
     """
 
-    def __init__(self, models: Mapping[str, Behaviour | Mapping[str, Array]], version: str = "1.0.0") -> None:
+    def __init__(self, models: Mapping[str, Model], version: str = "1.0.0") -> None:
         self._script = _Script(dict(models), version)
         self.requests = self._script.requests
         self.labels = self._script.labels
@@ -165,6 +194,23 @@ class FakeClient:
         asked = Asked(model, dict(inputs), version, sample_id, tuple(outputs), capture, timeout_s)
         return self._script.answer(asked)
 
+    def sequence(self, model: str, *, sequence_id: int | str = "", version: str = "") -> ClientSequence:
+        return ClientSequence(self._step, model, sequence_id, version)
+
+    def _step(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        version: str,
+        sample_id: str,
+        outputs: Sequence[str],
+        capture: bool,
+        timeout_s: float,
+        step: Step,
+    ) -> InferenceAnswer:
+        asked = Asked(model, dict(inputs), version, sample_id, tuple(outputs), capture, timeout_s, step)
+        return self._script.answer(asked)
+
     def model_ready(self, model: str, timeout_s: float = 5.0) -> bool:
         return self._script.ready(model)
 
@@ -180,7 +226,7 @@ class FakeClient:
 class FakeAsyncClient:
     """A double of ``hybridge_edge.client.AsyncClient``; see ``FakeClient``."""
 
-    def __init__(self, models: Mapping[str, Behaviour | Mapping[str, Array]], version: str = "1.0.0") -> None:
+    def __init__(self, models: Mapping[str, Model], version: str = "1.0.0") -> None:
         self._script = _Script(dict(models), version)
         self.requests = self._script.requests
         self.labels = self._script.labels
@@ -213,6 +259,23 @@ class FakeAsyncClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> InferenceAnswer:
         asked = Asked(model, dict(inputs), version, sample_id, tuple(outputs), capture, timeout_s)
+        return self._script.answer(asked)
+
+    def sequence(self, model: str, *, sequence_id: int | str = "", version: str = "") -> AsyncClientSequence:
+        return AsyncClientSequence(self._step, model, sequence_id, version)
+
+    async def _step(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        version: str,
+        sample_id: str,
+        outputs: Sequence[str],
+        capture: bool,
+        timeout_s: float,
+        step: Step,
+    ) -> InferenceAnswer:
+        asked = Asked(model, dict(inputs), version, sample_id, tuple(outputs), capture, timeout_s, step)
         return self._script.answer(asked)
 
     async def model_ready(self, model: str, timeout_s: float = 5.0) -> bool:

@@ -143,6 +143,7 @@ def serve(settings: ServeSettings, source: Source, tcp: str) -> int:
     answers = Management(service, store, activation, facts, live.standing)
     management = LineServer(management_socket, answers.answer)
     adjusted.capture(settings)
+    adjusted.bound_sequences(settings)
     draining = Event()
     nucleus = NucleusWatch(
         configured=live.configured if source.deployed else None,

@@ -16,6 +16,7 @@ from hybridge_edge.contract.report import DeviceReport, ModelReport
 from hybridge_edge.contract.sample import Sample
 from hybridge_edge.contract.scores import ScoreSketch
 from hybridge_edge.contract.sketch import Sketch
+from hybridge_edge.contract.state import State
 from hybridge_edge.contract.states import Mode, PackageState
 from hybridge_edge.contract.telemetry import Telemetry
 from hybridge_edge.contract.tensors import Tensor, TensorSpec
@@ -50,6 +51,18 @@ MANIFEST = Manifest(
     labels=("PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW"),
     confidence_output="probabilities",
     metrics={"accuracy": 0.81},
+)
+
+STATEFUL = replace(
+    MANIFEST,
+    name="voice",
+    max_batch=1,
+    control_flow=("If",),
+    states=(
+        State("context", "context_next", "FP32", (1, 64), "features"),
+        State("state", "stateN", "FP32", (2, 1, 128)),
+        State("seen", "seen_next", "INT64", (1,), initial=3.0),
+    ),
 )
 
 SAMPLE = Sample(
@@ -118,6 +131,7 @@ WINDOW = Window(
 
 GOLDEN = {
     "manifest.json": MANIFEST.to_bytes(),
+    "manifest-states.json": STATEFUL.to_bytes(),
     "sample.bin": SAMPLE.to_bytes(),
     "batch.json": BATCH.to_bytes(),
     "report.json": REPORT.to_bytes(),

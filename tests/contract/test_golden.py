@@ -22,6 +22,7 @@ BINARY = {"sample.bin", "window.bin"}
 """Whose header's length is fixed before it, so that a field cannot simply be put in."""
 READERS = {
     "manifest.json": Manifest.from_bytes,
+    "manifest-states.json": Manifest.from_bytes,
     "sample.bin": Sample.from_bytes,
     "batch.json": BatchManifest.from_bytes,
     "report.json": DeviceReport.from_bytes,
@@ -43,6 +44,7 @@ def _documents() -> ModuleType:
 DOCUMENTS = _documents()
 VALUES = {
     "manifest.json": DOCUMENTS.MANIFEST,
+    "manifest-states.json": DOCUMENTS.STATEFUL,
     "sample.bin": DOCUMENTS.SAMPLE,
     "batch.json": DOCUMENTS.BATCH,
     "report.json": DOCUMENTS.REPORT,

@@ -31,6 +31,7 @@ from hybridge_edge.contract.handover import Handover
 from hybridge_edge.contract.lineage import Lineage
 from hybridge_edge.contract.manifest import SIGNATURE_PAYLOAD_TYPE, Manifest, Variant
 from hybridge_edge.contract.package_file import FileEntry
+from hybridge_edge.contract.state import State
 from hybridge_edge.contract.states import Mode, PackageState
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.contract.trust_document import TrustDocument, TrustedKey
@@ -283,3 +284,109 @@ def wait_for() -> Callable[[Callable[[], bool]], None]:
         raise AssertionError("it did not happen within 20 s")
 
     return wait
+
+
+COUNTER = "counter"
+WIDTH = 2
+
+
+def counting_graphs() -> tuple[bytes, bytes]:
+    """Features: ``smooth = (x + before) * 0.5``, and ``before`` becomes x. Model: ``sum`` of all that was smoothed,
+    times a factor, beside how many there were; what it adds to begins at 100."""
+
+    def value(name: str, kind: int, shape: list) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    half = numpy_helper.from_array(numpy.array(0.5, numpy.float32), "half")
+    one = numpy_helper.from_array(numpy.array([1], numpy.int64), "one")
+    features = _graph(
+        [
+            helper.make_node("Add", ["x", "before"], ["both"]),
+            helper.make_node("Mul", ["both", "half"], ["smooth"]),
+            helper.make_node("Identity", ["x"], ["after"]),
+        ],
+        [value("x", TensorProto.FLOAT, ["batch", WIDTH]), value("before", TensorProto.FLOAT, [1, WIDTH])],
+        [value("smooth", TensorProto.FLOAT, ["batch", WIDTH]), value("after", TensorProto.FLOAT, ["batch", WIDTH])],
+        [half],
+    )
+    model = _graph(
+        [
+            helper.make_node("Add", ["total", "smooth"], ["next"]),
+            helper.make_node("Add", ["seen", "one"], ["seen_next"]),
+            helper.make_node("Identity", ["next"], ["sum"]),
+            helper.make_node("Identity", ["seen_next"], ["count"]),
+        ],
+        [
+            value("smooth", TensorProto.FLOAT, ["batch", WIDTH]),
+            value("total", TensorProto.FLOAT, [1, WIDTH]),
+            value("seen", TensorProto.INT64, [1]),
+        ],
+        [
+            value("sum", TensorProto.FLOAT, ["batch", WIDTH]),
+            value("count", TensorProto.INT64, [1]),
+            value("next", TensorProto.FLOAT, ["batch", WIDTH]),
+            value("seen_next", TensorProto.INT64, [1]),
+        ],
+        [one],
+    )
+    return features, model
+
+
+BEGINS_AT = 100.0
+
+
+def counted(values: numpy.ndarray) -> numpy.ndarray:
+    """What the model must answer to each of the (steps, WIDTH) values of one sequence, (steps, WIDTH)."""
+    before = numpy.vstack([numpy.zeros((1, WIDTH), numpy.float32), values[:-1]])
+    steps = numpy.vstack([numpy.full((1, WIDTH), BEGINS_AT, numpy.float32), (values + before) * numpy.float32(0.5)])
+    return numpy.add.accumulate(steps, dtype=numpy.float32)[1:]
+
+
+def steps_of(seed: int = 0, count: int = 5) -> numpy.ndarray:
+    return numpy.random.default_rng(seed).normal(size=(count, WIDTH)).astype(numpy.float32)
+
+
+def build_counter(
+    folder: Path,
+    version: str = "1.0.0",
+    *,
+    probes: int = 0,
+    golden_error: float = 0.0,
+    change: Callable[[Manifest], Manifest] = lambda manifest: manifest,
+) -> Built:
+    """A package with states in both graphs, of two datatypes; its golden arrays are one sequence of five steps."""
+    features, model = counting_graphs()
+    (folder / "golden").mkdir(parents=True)
+    (folder / "features.onnx").write_bytes(features)
+    (folder / "model.onnx").write_bytes(model)
+    numpy.save(folder / "golden" / "x.npy", steps_of(7))
+    numpy.save(folder / "golden" / "sum.npy", counted(steps_of(7)) + numpy.float32(golden_error))
+    if probes:
+        (folder / "probes").mkdir()
+        numpy.save(folder / "probes" / "x.npy", steps_of(11, probes))
+    manifest = Manifest(
+        name=COUNTER,
+        version=version,
+        files=_listed(folder),
+        inputs=(TensorSpec("x", "FP32", (-1, WIDTH)),),
+        features=(TensorSpec("smooth", "FP32", (-1, WIDTH)),),
+        outputs=(TensorSpec("sum", "FP32", (-1, WIDTH)), TensorSpec("count", "INT64", (1,))),
+        variants=(Variant("cpu", "features.onnx", "model.onnx", ("CPUExecutionProvider",)),),
+        golden=Golden(
+            (GoldenTensor("input", "x", "golden/x.npy"), GoldenTensor("output", "sum", "golden/sum.npy")), 0.0, 0.0
+        ),
+        features_digest=sha256(features),
+        lineage=Lineage("run-1", "sha256:" + "0" * 64, "sha256:" + "1" * 64, "2026-11-01T00:00:00Z"),
+        max_batch=1,
+        confidence_output="sum",
+        probes=(Probe("x", "probes/x.npy"),) if probes else (),
+        states=(
+            State("before", "after", "FP32", (1, WIDTH), "features"),
+            State("total", "next", "FP32", (1, WIDTH), initial=BEGINS_AT),
+            State("seen", "seen_next", "INT64", (1,)),
+        ),
+    )
+    manifest = change(manifest)
+    (folder / "manifest.json").write_bytes(manifest.to_bytes())
+    sign(folder, signer())
+    return Built(folder, manifest, 1.0)

@@ -76,6 +76,11 @@ def show(
         ("features", manifest.features_digest),
         ("signed by", ", ".join(signers(read.signature)) or "nobody yet"),
         *((role, f"{s.name} {s.datatype} {list(s.shape)} {s.unit}".rstrip()) for role, specs in roles for s in specs),
+        *(
+            ("state", f"{s.input} from {s.output} of {s.graph}, {s.datatype} {list(s.shape)}, at first {s.initial:g}")
+            for s in manifest.states
+        ),
+        *([("control", ", ".join(manifest.control_flow))] if manifest.control_flow else []),
         ("labels", ", ".join(manifest.labels) or "none"),
         ("variants", ", ".join(f"{v.name} ({v.precision}, {v.providers[0]})" for v in manifest.variants)),
         *(("guard", f"{g.output} {g.minimum:g} to {g.maximum:g}, {g.action}") for g in manifest.guards),
@@ -88,7 +93,72 @@ def show(
     ]
     for name, value in lines:
         typer.echo(f"{name:10} {value}")
-    Console().print(metrics_table(manifest.metrics))
+    if manifest.metrics:
+        Console().print(metrics_table(manifest.metrics))
+
+
+@app.command("import")
+def import_(
+    model: Annotated[Path, typer.Argument(help="An ONNX file, its weights inside.")],
+    name: Annotated[str, typer.Option("--name", help="The model's name on devices.")],
+    golden: Annotated[
+        Path,
+        typer.Option(
+            "--golden", help="An .npz of raw inputs by name, rows first (of a model with states: steps); outputs too."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The package's folder; it must not exist yet.")],
+    features: Annotated[
+        Path | None, typer.Option("--features", help="An ONNX file that makes the model's inputs of the raw ones.")
+    ] = None,
+    version: Annotated[str, typer.Option("--version", help="MAJOR.MINOR.PATCH.")] = "1.0.0",
+    state: Annotated[
+        list[str] | None,
+        typer.Option("--state", help="INPUT=OUTPUT[:INITIAL]: kept for each sequence by the server; may be repeated."),
+    ] = None,
+    fix: Annotated[
+        list[str] | None, typer.Option("--fix", help="INPUT=VALUE: an input that is always the same; may be repeated.")
+    ] = None,
+    labels: Annotated[str, typer.Option("--labels", help="Names of the classes, with commas between.")] = "",
+    confidence: Annotated[str, typer.Option("--confidence", help="The output whose largest value is it.")] = "",
+    max_batch: Annotated[int, typer.Option("--max-batch", min=1, max=1024, help="Rows of one run at the most.")] = 32,
+    rtol: Annotated[float, typer.Option("--rtol", min=0.0, help="How far a device's golden outputs may be.")] = 1e-3,
+    atol: Annotated[float, typer.Option("--atol", min=0.0, help="The same, absolutely.")] = 1e-5,
+    created_at: Annotated[str, typer.Option("--created-at", help="UTC, ISO 8601; now by default.")] = "",
+) -> None:
+    """Make a package of an ONNX model that was made elsewhere, proven on golden inputs."""
+    from hybridge_cloud.compile.foreign import Wanted, import_package
+    from hybridge_cloud.compile.foreign_states import StateWanted
+    from hybridge_edge.contract.errors import UsageError
+
+    fixed = {}
+    for text in fix or ():
+        its_name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"{text!r} fixes nothing.", "Write INPUT=VALUE, such as sr=16000.")
+        fixed[its_name] = value
+    wanted = Wanted(
+        name=name,
+        version=version,
+        states=tuple(StateWanted.read(text) for text in state or ()),
+        fixed=fixed,
+        labels=tuple(label.strip() for label in labels.split(",") if label.strip()),
+        confidence=confidence,
+        max_batch=max_batch,
+        rtol=rtol,
+        atol=atol,
+        created_at=created_at,
+    )
+    manifest = import_package(model, golden, out, wanted, features)
+    for role, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
+        for spec in specs:
+            typer.echo(f"{role} {spec.name}: {spec.datatype} {list(spec.shape)}")
+    for one in manifest.states:
+        typer.echo(f"state {one.input}: {one.datatype} {list(one.shape)}, from {one.output}")
+    if manifest.control_flow:
+        typer.echo(f"control flow, declared: {', '.join(manifest.control_flow)}")
+    typer.echo(f"imported {manifest.name} {manifest.version}, digest {manifest.digest}")
+    typer.echo(f"the package is in {out}; next: hybridge package sign {out} --key KEY")
 
 
 @app.command()

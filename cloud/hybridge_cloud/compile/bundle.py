@@ -11,6 +11,7 @@ from hybridge_cloud.compile.evaluate import answer_with_graphs
 from hybridge_cloud.compile.export import export_features, export_model
 from hybridge_cloud.compile.golden import golden_files
 from hybridge_cloud.compile.guards import choose_guards
+from hybridge_cloud.compile.layout import FEATURES_FILE, MODEL_FILE, PROVIDERS
 from hybridge_cloud.compile.parity import Parity, compare, reference
 from hybridge_cloud.compile.probes import ProbeFiles, probe_files
 from hybridge_cloud.training.output_folder import output_folder, refuse_unwritable
@@ -28,10 +29,6 @@ from hybridge_edge.contract.manifest import Manifest, Variant
 from hybridge_edge.contract.package_file import MANIFEST_FILE, FileEntry
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.engine import readable
-
-FEATURES_FILE = "features.onnx"
-MODEL_FILE = "model.onnx"
-PROVIDERS = ("CPUExecutionProvider",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy
 
 from hybridge_edge.arrays import from_file
 from hybridge_edge.contract.errors import HybridgeError, PackageRefused
+from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.engine import Array, Engine
 from hybridge_edge.package import Package
 from hybridge_edge.serving.signature import Signature
@@ -30,14 +32,52 @@ def check_golden(package: Package, engine: Engine) -> None:
     if not inputs or not wanted:
         raise PackageRefused("The package brings no golden inputs and outputs.", _COMPILE_AGAIN, step="golden")
     try:
-        Signature(package.manifest).check(inputs)
-        outputs = engine.run(inputs).outputs
+        outputs = _outputs(package, engine, inputs)
     except HybridgeError as error:
         raise PackageRefused(f"The golden inputs do not fit: {error.message}", _COMPILE_AGAIN, step="golden") from None
     except Exception as error:  # the runtime's own errors have no common root
         raise PackageRefused(f"The golden inputs cannot be run: {error}", _COMPILE_AGAIN, step="golden") from None
     for name, want in wanted.items():
         _compare(name, outputs.get(name), want, golden.rtol, golden.atol)
+
+
+def _outputs(package: Package, engine: Engine, inputs: dict[str, Array]) -> dict[str, Array]:
+    """What the golden inputs give: in one run, or of a model with states step by step, each after the one before."""
+    signature = Signature(package.manifest)
+    if not package.manifest.states:
+        signature.check(inputs)
+        return engine.run(inputs).outputs
+    state = None
+    found: list[dict[str, Array]] = []
+    for step in steps(package.manifest.inputs, inputs):
+        signature.check(step)
+        result = engine.run(step, None, state)
+        state = result.state
+        found.append(result.outputs)
+    return joined(package.manifest.outputs, found)
+
+
+def steps(specs: Sequence[TensorSpec], arrays: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+    """What each request of a sequence holds, from arrays that have its steps first (see ``contract.examination``).
+
+    Raises PackageRefused, step golden, where they have none, or not the same number each.
+    """
+    sizes = {array.shape[0] if array.ndim else 0 for array in arrays.values()}
+    if len(sizes) != 1 or 0 in sizes:
+        raise PackageRefused(
+            "The golden inputs have different numbers of steps, or none.", _COMPILE_AGAIN, step="golden"
+        )
+    batched = {spec.name for spec in specs if spec.shape[0] == -1}
+    for number in range(sizes.pop()):
+        yield {name: array[number : number + 1] if name in batched else array[number] for name, array in arrays.items()}
+
+
+def joined(specs: Sequence[TensorSpec], found: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """The other way round for outputs: steps first."""
+    return {
+        spec.name: (numpy.concatenate if spec.shape[0] == -1 else numpy.stack)([one[spec.name] for one in found])
+        for spec in specs
+    }
 
 
 def golden_inputs(package: Package) -> dict[str, Array]:

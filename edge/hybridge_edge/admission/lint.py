@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from hybridge_edge import onnx_graph
 from hybridge_edge.contract.errors import PackageRefused
-from hybridge_edge.contract.manifest import CONTROL_FLOW
+from hybridge_edge.contract.manifest import CONTROL_FLOW, Manifest
+from hybridge_edge.contract.state import FEATURES, MODEL, inputs_of, outputs_of
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.engine import Readable
 from hybridge_edge.onnx_graph import Function, ModelFacts, Node, TensorFacts, Value
@@ -34,7 +35,7 @@ MAX_FINDINGS = 16
 _PER_BYTE = 4
 """Elements that one byte of a file can hold at the most: onnx.proto's smallest types have two bits."""
 _COMPILE_AGAIN = "Compile the package again with hybridge compile."
-_ELEMENTS = {
+DATATYPES = {
     1: "FP32",
     2: "UINT8",
     3: "INT8",
@@ -67,13 +68,23 @@ def check_graphs(package: Package, readable: Readable) -> None:
         PackageRefused: step lint, with the first finding and how many there are.
     """
     manifest = package.manifest
-    roles = [(variant.features, manifest.inputs, manifest.features) for variant in manifest.variants]
-    roles += [(variant.model, manifest.features, manifest.outputs) for variant in manifest.variants]
-    for path, inputs, outputs in dict.fromkeys(roles):
+    for path, inputs, outputs in signatures(manifest):
         found = lint(path, package.read(path), inputs, outputs, manifest.control_flow, readable)
         if found:
             more = f" There are {len(found) - 1} findings more." if len(found) > 1 else ""
             raise PackageRefused(found[0].reason + more, found[0].remedy, step=STEP)
+
+
+def signatures(manifest: Manifest) -> tuple[tuple[str, tuple[TensorSpec, ...], tuple[TensorSpec, ...]], ...]:
+    """Each graph's path with all that it must take and give, states included."""
+    states = manifest.states
+    features = (
+        (*manifest.inputs, *inputs_of(states, FEATURES)), (*manifest.features, *outputs_of(states, FEATURES))
+    )  # fmt: skip
+    model = (*manifest.features, *inputs_of(states, MODEL)), (*manifest.outputs, *outputs_of(states, MODEL))
+    roles = [(variant.features, *features) for variant in manifest.variants]
+    roles += [(variant.model, *model) for variant in manifest.variants]
+    return tuple(dict.fromkeys(roles))
 
 
 def lint(
@@ -263,9 +274,9 @@ def _signature(path: str, role: str, declared: Sequence[TensorSpec], found: Sequ
         return
     for spec in declared:
         value = names[spec.name]
-        if _ELEMENTS.get(value.element) != spec.datatype or not _fits(spec.shape, value.shape):
+        if DATATYPES.get(value.element) != spec.datatype or not _fits(spec.shape, value.shape):
             shape = "any shape" if value.shape is None else str(["?" if size is None else size for size in value.shape])
-            kind = _ELEMENTS.get(value.element, f"element type {value.element}")
+            kind = DATATYPES.get(value.element, f"element type {value.element}")
             yield Finding(
                 f"{path}: {role} {spec.name!r} is {kind} of {shape}; the manifest says {spec.datatype} of "
                 f"{list(spec.shape)}.",

@@ -55,13 +55,15 @@ def answer_probes(
     until = time.monotonic() + seconds
     times: list[tuple[int, int]] = []
     disagreed = 0
+    states: tuple[Arrays | None, Arrays | None] = (None, None)
     for number, row in enumerate((rows[0], *rows)):
         if stop() or time.monotonic() > until:
             _LOG.warning("%d of %d probes were answered in time.", len(times), len(rows))
             break
-        pair = _pair(now, before, row, runner, new_first=number % 2 == 0)
+        pair = _pair(now, before, row, runner, states, new_first=number % 2 == 0)
         if number > 0 and pair is not None:  # the first pair warms both up
             times.append((_us(pair[0]), _us(pair[1])))
+            states = pair[0].state or None, pair[1].state or None  # of models with states the rows are one sequence
             disagreed += disagreements(now.manifest.confidence_output, 1, pair[0].outputs, pair[1].outputs)
         time.sleep(PAUSE_SECONDS)
     if not times:
@@ -83,14 +85,20 @@ def _check(now: Resident, row: Arrays) -> None:
 
 
 def _pair(
-    now: Resident, before: Resident, row: Arrays, runner: Runner, *, new_first: bool
+    now: Resident,
+    before: Resident,
+    row: Arrays,
+    runner: Runner,
+    states: tuple[Arrays | None, Arrays | None],
+    *,
+    new_first: bool,
 ) -> tuple[EngineResult, EngineResult] | None:
     """Both answers, or None where the device is overloaded or the version before fails on this row."""
     found: dict[bool, EngineResult] = {}
     for new in (new_first, not new_first):
         resident = now if new else before
         try:
-            found[new] = runner.beside(resident, row, PROBE_SECONDS)
+            found[new] = runner.beside(resident, row, PROBE_SECONDS, states[0 if new else 1])
         except Overloaded:
             return None
         except Exception as error:  # the runtime's own errors have no common root

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hybridge_edge.admission.golden import golden_inputs
+from hybridge_edge.admission.golden import golden_inputs, steps
 from hybridge_edge.contract.errors import Overloaded, PackageRefused
 from hybridge_edge.engine import Array
 from hybridge_edge.package import Package
@@ -96,8 +96,14 @@ def _run(
 
 
 def _rows(package: Package) -> Iterator[dict[str, Array]]:
-    """The golden inputs, a row at a time where the signature has a batch axis; as they are where one has none."""
+    """The golden inputs, a row at a time where the signature has a batch axis; as they are where one has none.
+
+    Of a model with states, its steps, each as the first of a sequence: what a run costs is the same.
+    """
     inputs = golden_inputs(package)
+    if package.manifest.states:
+        yield from steps(package.manifest.inputs, inputs)
+        return
     batched = {spec.name for spec in package.manifest.inputs if spec.shape[0] == -1}
     if set(inputs) != batched:
         yield inputs

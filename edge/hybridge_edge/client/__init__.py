@@ -12,7 +12,17 @@ server. docs/client.md says what is tried again, what a deadline covers and how 
 
 from hybridge_edge.client.aio import AsyncClient
 from hybridge_edge.client.answers import InferenceAnswer, answer_of
+from hybridge_edge.client.sequences import AsyncClientSequence, ClientSequence
 from hybridge_edge.client.sync import Client
 from hybridge_edge.client.targets import ENDPOINT_VARIABLE, endpoint
 
-__all__ = ["ENDPOINT_VARIABLE", "AsyncClient", "Client", "InferenceAnswer", "answer_of", "endpoint"]
+__all__ = [
+    "ENDPOINT_VARIABLE",
+    "AsyncClient",
+    "AsyncClientSequence",
+    "Client",
+    "ClientSequence",
+    "InferenceAnswer",
+    "answer_of",
+    "endpoint",
+]

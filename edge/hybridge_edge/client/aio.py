@@ -18,13 +18,15 @@ from hybridge_edge.client.answers import InferenceAnswer, answer_in, answer_in_s
 from hybridge_edge.client.attempts import Attempts
 from hybridge_edge.client.labels import FEEDBACK_S, feedback_line
 from hybridge_edge.client.readiness import LOOK_AGAIN_S, LOOK_S, Progress, Watcher, not_ready
+from hybridge_edge.client.sequences import DEFAULT_TIMEOUT_S, AsyncClientSequence, retried
 from hybridge_edge.client.streams import REFUSED_S, STREAM_AFTER
-from hybridge_edge.client.sync import DEFAULT_STREAMS, DEFAULT_TIMEOUT_S
+from hybridge_edge.client.sync import DEFAULT_STREAMS
 from hybridge_edge.client.targets import OPTIONS, SERVICE, Targets
 from hybridge_edge.contract.errors import DeadlineExceeded, HybridgeError, Unavailable
 from hybridge_edge.contract.feedback import DEFAULT_SOURCE
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.engine import Array
+from hybridge_edge.serving.sequences import Step
 
 
 class _Connection:
@@ -163,12 +165,33 @@ class AsyncClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> InferenceAnswer:
         """Run one request; see ``Client.infer``."""
-        attempts = Attempts(timeout_s, retry=self._retry)
+        return await self._step(model, inputs, version, sample_id, outputs, capture, timeout_s, None)
+
+    def sequence(self, model: str, *, sequence_id: int | str = "", version: str = "") -> AsyncClientSequence:
+        """Requests that belong together, of a model with states: ``with client.sequence(MODEL) as sequence``.
+
+        Args:
+            sequence_id: "" chooses one that nobody else has. version: to begin on, "" for the active one.
+        """
+        return AsyncClientSequence(self._step, model, sequence_id, version)
+
+    async def _step(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        version: str,
+        sample_id: str,
+        outputs: Sequence[str],
+        capture: bool,
+        timeout_s: float,
+        step: Step | None,
+    ) -> InferenceAnswer:
+        attempts = Attempts(timeout_s, retry=retried(step, self._retry))
         sample_id = sample_id or secrets.token_hex(16)
         while True:
             left = attempts.left()
             request = wording.request(
-                model, version, sample_id, inputs, outputs, capture=capture, timeout_us=int(left * 1e6)
+                model, version, sample_id, inputs, outputs, capture=capture, timeout_us=int(left * 1e6), step=step
             )
             try:
                 connection = await self._connection(found_anew=not attempts.first)

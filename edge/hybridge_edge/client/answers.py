@@ -15,6 +15,7 @@ from hybridge_edge.contract.errors import (
     Overloaded,
     PermissionDenied,
     Refused,
+    SequenceLost,
     Unavailable,
     Unimplemented,
 )
@@ -24,6 +25,7 @@ from hybridge_edge.serving import codec
 from hybridge_edge.serving.stream import STATUS
 
 _ERRORS: dict[str, type[HybridgeError]] = {
+    "ABORTED": SequenceLost,
     "INVALID_ARGUMENT": InvalidInput,
     "NOT_FOUND": ModelNotFound,
     "RESOURCE_EXHAUSTED": Overloaded,

@@ -16,6 +16,7 @@ import numpy
 
 from hybridge_edge.client import wording
 from hybridge_edge.client.answers import InferenceAnswer, answer_of, refusal
+from hybridge_edge.client.sequences import retried
 from hybridge_edge.client.streams import LATE_S, REFUSED_S
 from hybridge_edge.contract.errors import (
     DeadlineExceeded,
@@ -31,6 +32,7 @@ from hybridge_edge.direct.frames import ERROR, FULL, INFER, MAGIC, MAP, NUMBER, 
 from hybridge_edge.direct.segments import MAX_SEGMENT_BYTES, WANTED_SEALS
 from hybridge_edge.engine import Array
 from hybridge_edge.serving.contents import MAX_MESSAGE_BYTES
+from hybridge_edge.serving.sequences import Step
 
 SHARED_BYTES = 128 * 1024
 """From here on a tensor goes through shared memory: where the two ways cost the same, benchmarks/client.py."""
@@ -50,6 +52,7 @@ class Asked:
     sample_id: str
     outputs: Sequence[str]
     capture: bool
+    step: Step | None = None
 
 
 class NoRoom(Exception):
@@ -102,6 +105,7 @@ class DirectConnection:
             asked.outputs,
             capture=asked.capture,
             timeout_us=int(timeout_s * 1e6),
+            step=asked.step,
             place=place,
         )
         room = _NOWHERE
@@ -209,7 +213,8 @@ class Direct:
             raise DeadlineExceeded(f"No answer within {timeout_s:g} s.", "Allow more time.") from None
         except (OSError, Ended) as error:
             self._drop(connection, refused=connection.fresh)
-            if connection.fresh:  # closed before a word: a server that is full, or that stops; grpc finds out which
+            # Closed before a word: a server that is full, or that stops; grpc finds out which.
+            if connection.fresh and retried(asked.step, True):
                 return None
             raise Unavailable(f"The server at {self._path} went away: {error}.", "See hybridge-edge status.") from None
         except NoRoom:

@@ -18,14 +18,15 @@ from hybridge_edge.client.attempts import Attempts
 from hybridge_edge.client.direct import SHARED_BYTES, Asked, Direct
 from hybridge_edge.client.labels import FEEDBACK_S, feedback_line
 from hybridge_edge.client.readiness import LOOK_AGAIN_S, LOOK_S, Progress, Watcher, not_ready
+from hybridge_edge.client.sequences import DEFAULT_TIMEOUT_S, ClientSequence, retried
 from hybridge_edge.client.streams import Streams
 from hybridge_edge.client.targets import OPTIONS, SERVICE, Targets
 from hybridge_edge.contract.errors import DeadlineExceeded, HybridgeError, Unavailable
 from hybridge_edge.contract.feedback import DEFAULT_SOURCE
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.engine import Array
+from hybridge_edge.serving.sequences import Step
 
-DEFAULT_TIMEOUT_S = 10.0
 DEFAULT_STREAMS = 1
 DEFAULT_CONNECTIONS = 4
 
@@ -62,6 +63,7 @@ class _Connection:
             asked.outputs,
             capture=asked.capture,
             timeout_us=int(timeout_s * 1e6),
+            step=asked.step,
         )
         stream = self.streams.take()
         if stream is not None:
@@ -160,8 +162,34 @@ class Client:
             InvalidInput, ModelNotFound, Overloaded: as the server says. DeadlineExceeded: no answer in time.
             Unavailable: no server, or one that does not answer. Refused: anything else that it refuses.
         """
-        attempts = Attempts(timeout_s, retry=self._retry)
-        asked = Asked(model, inputs, version, sample_id or secrets.token_hex(16), outputs, capture)
+        return self._infer(
+            Asked(model, inputs, version, sample_id or secrets.token_hex(16), outputs, capture), timeout_s
+        )
+
+    def sequence(self, model: str, *, sequence_id: int | str = "", version: str = "") -> ClientSequence:
+        """Requests that belong together, of a model with states: ``with client.sequence(MODEL) as sequence``.
+
+        Args:
+            sequence_id: "" chooses one that nobody else has. version: to begin on, "" for the active one.
+        """
+        return ClientSequence(self._step, model, sequence_id, version)
+
+    def _step(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        version: str,
+        sample_id: str,
+        outputs: Sequence[str],
+        capture: bool,
+        timeout_s: float,
+        step: Step,
+    ) -> InferenceAnswer:
+        asked = Asked(model, inputs, version, sample_id or secrets.token_hex(16), outputs, capture, step)
+        return self._infer(asked, timeout_s)
+
+    def _infer(self, asked: Asked, timeout_s: float) -> InferenceAnswer:
+        attempts = Attempts(timeout_s, retry=retried(asked.step, self._retry))
         while True:
             left = attempts.left()
             try:

@@ -13,6 +13,7 @@
         ├── DeadlineExceeded      the caller's time was up, or a run took longer than it may
         ├── PermissionDenied      asked over a transport that may not ask it
         ├── Unimplemented         a verb or a feature of the protocol that this server does not have
+        ├── SequenceLost          a sequence does not run here (any more): start it again
         ├── SpoolFull             the disk or the spool's limit is reached
         ├── Unavailable           a server, broker or account does not answer
         └── Conflict              the thing exists already with other content
@@ -35,6 +36,7 @@ __all__ = [
     "PackageRefused",
     "PermissionDenied",
     "Refused",
+    "SequenceLost",
     "SpoolFull",
     "Unavailable",
     "Unimplemented",
@@ -142,6 +144,12 @@ class Unimplemented(Refused):
     """A verb or a feature of the protocol that this server does not have."""
 
     code = "UNIMPLEMENTED"
+
+
+class SequenceLost(Refused):
+    """A sequence does not run here: it never began, or its state is gone. It has to be started again."""
+
+    code = "ABORTED"
 
 
 class SpoolFull(Refused):

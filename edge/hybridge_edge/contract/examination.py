@@ -45,7 +45,11 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Inputs and the outputs they must give: |got - want| <= atol + rtol * |want|, element by element."""
+    """Inputs and the outputs they must give: |got - want| <= atol + rtol * |want|, element by element.
+
+    Of a model with states the arrays are the steps of one sequence from its beginning: step first, then what one
+    request holds (its only row, where the tensor has a batch axis).
+    """
 
     tensors: tuple[GoldenTensor, ...]
     rtol: float

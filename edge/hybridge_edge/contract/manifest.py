@@ -23,6 +23,7 @@ from hybridge_edge.contract.examination import Golden, Probe
 from hybridge_edge.contract.expectations import Comparison, Guard
 from hybridge_edge.contract.lineage import Lineage
 from hybridge_edge.contract.package_file import MAX_PACKAGE_BYTES, FileEntry, relative_path
+from hybridge_edge.contract.state import State, check_states
 from hybridge_edge.contract.tensors import BYTES, TensorSpec
 
 FORMAT = 1
@@ -86,6 +87,7 @@ class Manifest:
         metrics: the task's metrics on held-out data, by name.
         guards: bounds of outputs. comparisons: with which packages this one was compared, and how often they disagreed.
         probes: raw inputs by name, .npy files, rows first: a device answers them with this package and the one before.
+        states: what is kept between requests of one sequence; () where nothing is.
         budgets: what it may cost. control_flow: which of CONTROL_FLOW its graphs use; a device refuses any other.
 
     Fields that hold nothing are not written, so a manifest without them has the bytes it always had.
@@ -111,6 +113,7 @@ class Manifest:
     probes: tuple[Probe, ...] = ()
     budgets: Budgets = field(default_factory=Budgets)
     control_flow: tuple[str, ...] = ()
+    states: tuple[State, ...] = ()
 
     def __post_init__(self) -> None:
         listed = {entry.path for entry in self.files}
@@ -144,6 +147,7 @@ class Manifest:
             raise InvalidDocument(
                 f"The manifest of {self.name!r} declares control flow that is none of {CONTROL_FLOW}."
             )
+        check_states(self.name, self.states, self.inputs, self.features, self.outputs, self.max_batch)
 
     def to_bytes(self) -> bytes:
         """The canonical bytes of manifest.json."""
@@ -158,6 +162,8 @@ class Manifest:
             fields["budgets"] = self.budgets.to_json()
         if self.control_flow:
             fields["control_flow"] = list(self.control_flow)
+        if self.states:
+            fields["states"] = [state.to_json() for state in self.states]
         return canonical(
             {
                 **fields,
@@ -215,6 +221,7 @@ class Manifest:
             probes=reader.objects("probes", Probe.read, ()),
             budgets=reader.object("budgets", Budgets.read) if "budgets" in reader.names() else Budgets(),
             control_flow=reader.strings("control_flow", ()),
+            states=reader.objects("states", State.read, ()),
         )
         reader.close()
         if manifest.to_bytes() != data:

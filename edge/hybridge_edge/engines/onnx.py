@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from time import perf_counter_ns
+from types import MappingProxyType
 from typing import Any
 
 import numpy
 import onnxruntime
 
 from hybridge_edge import onnx_graph
-from hybridge_edge.contract.errors import PackageRefused
+from hybridge_edge.arrays import NUMPY_TYPES
+from hybridge_edge.contract.errors import PackageRefused, Refused
 from hybridge_edge.contract.manifest import Variant
+from hybridge_edge.contract.state import FEATURES, MODEL, State, inputs_of, outputs_of
 from hybridge_edge.contract.tensors import BYTES, TensorSpec
 from hybridge_edge.engine import CPU, Array, Arrays, EngineResult, ProviderFailed, Readable, Stop
 from hybridge_edge.memory import return_freed
@@ -100,9 +103,16 @@ class OnnxEngine:
         features = package.read(variant.features)
         self._features = _session(features, variant.features, options, provider)
         self._model = _session(package.read(variant.model), variant.model, options, provider)
-        _check_signature(variant.features, self._features, manifest.inputs, manifest.features)
-        _check_signature(variant.model, self._model, manifest.features, manifest.outputs)
-        self._handed_on = _handed_on(features, manifest.inputs)
+        states = manifest.states
+        for path, session, graph, taken, given in (
+            (variant.features, self._features, FEATURES, manifest.inputs, manifest.features),
+            (variant.model, self._model, MODEL, manifest.features, manifest.outputs),
+        ):
+            specs = (*taken, *inputs_of(states, graph)), (*given, *outputs_of(states, graph))
+            _check_signature(path, session, *specs)
+        self._kept = {graph: [one for one in states if one.graph == graph] for graph in (FEATURES, MODEL)}
+        self._initial = {one.input: initial_value(one) for one in states}
+        self._handed_on = {} if self._kept[FEATURES] else _handed_on(features, manifest.inputs)
         # Looked at and never run: what it holds need not stay.
         self._features = None if self._handed_on else _with_bytes(self._features, manifest.inputs, manifest.features)
         del features
@@ -115,7 +125,7 @@ class OnnxEngine:
         self._batched = batched if provider == CPU else ""
         self.degraded = ""
 
-    def run(self, inputs: Arrays, stop: Stop | None = None) -> EngineResult:
+    def run(self, inputs: Arrays, stop: Stop | None = None, state: Arrays | None = None) -> EngineResult:
         """Run checked inputs through both graphs; onnxruntime's sessions may be shared by threads.
 
         Once a stop is asked for, the operator that runs is the last one (onnxruntime, RunOptions.terminate).
@@ -128,6 +138,8 @@ class OnnxEngine:
                 # row at a time would hold the memory of thirty-two.
                 options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
             stop.when_asked(partial(setattr, options, "terminate", True))
+        if self._initial:
+            return self._step(inputs, self._initial if state is None else state, options)
         start = perf_counter_ns()
         handed_on = self._handed_on
         if handed_on:
@@ -140,8 +152,56 @@ class OnnxEngine:
         end = perf_counter_ns()
         return EngineResult(features, outputs, (between - start) // 1000, (end - between) // 1000)
 
+    def _step(self, inputs: Arrays, state: Arrays, options: Any) -> EngineResult:
+        """One run of a model with states: each graph takes its own and gives their next values."""
+        found: list[dict[str, Array]] = []
+        after: dict[str, Array] = {}
+        times = [perf_counter_ns()]
+        given = inputs
+        for graph, session, names in (
+            (FEATURES, self._features, self._feature_names),
+            (MODEL, self._model, self._output_names),
+        ):
+            kept = self._kept[graph]
+            if graph == FEATURES and self._handed_on:
+                found.append({name: inputs[source] for name, source in self._handed_on.items()})
+            else:
+                fed = {**given, **{one.input: state[one.input] for one in kept}}
+                values = session.run([*names, *(one.output for one in kept)], fed, options)
+                found.append(dict(zip(names, values, strict=False)))
+                after |= {one.input: _next(one, value) for one, value in zip(kept, values[len(names) :], strict=True)}
+            given = found[-1]
+            times.append(perf_counter_ns())
+        features, outputs = found
+        return EngineResult(
+            features, outputs, (times[1] - times[0]) // 1000, (times[2] - times[1]) // 1000, MappingProxyType(after)
+        )
+
     def close(self) -> None:
         del self._features, self._model
+
+
+def initial_value(state: State) -> Array:
+    """A state as a sequence begins with it; read-only, since every sequence begins with the same."""
+    value = numpy.full(state.shape, state.initial, NUMPY_TYPES[state.datatype])
+    value.setflags(write=False)
+    return value
+
+
+def _next(state: State, value: Array) -> Array:
+    """The state's next value, where it is one."""
+    if value.shape != state.shape:
+        raise Refused(
+            f"The model gave its state {state.input!r} with shape {list(value.shape)}; the manifest says "
+            f"{list(state.shape)}.",
+            "The sequence stays where it was; send what the model was made for.",
+        )
+    if value.dtype.kind == "f" and numpy.isnan(value).any():
+        raise Refused(
+            f"The model's state {state.input!r} would hold what is no number.",
+            "The sequence stays where it was; look for NaN or infinity in what was sent.",
+        )
+    return value
 
 
 def _session(content: bytes, path: str, options: Any, provider: str) -> Any:

@@ -45,7 +45,9 @@ class Family:
 
 def families(readings: Readings) -> tuple[Family, ...]:
     """Every metric, also those that have no samples yet."""
-    return (*_process(readings), *_models(readings), *_requests(readings), *_samples(readings))
+    return (
+        *_process(readings), *_models(readings), *_requests(readings), *_sequences(readings), *_samples(readings)
+    )  # fmt: skip
 
 
 def duration_bound(bucket: int) -> float:
@@ -112,6 +114,17 @@ def _requests(readings: Readings) -> Iterator[Family]:
     yield Family("hybridge_confidence", "histogram", "The confidence of each row answered.", confidences)
     text = "Rows whose confidence was no number."
     yield counter("hybridge_confidence_strange_total", text, lambda one: one.scores.strange)
+
+
+def _sequences(readings: Readings) -> Iterator[Family]:
+    found = readings.sequences
+    yield _one("hybridge_live_sequences", "gauge", "Sequences whose state is kept now.", found.live)
+    yield _one("hybridge_sequence_state_bytes", "gauge", "What their states take.", found.bytes)
+    yield _one("hybridge_sequences_begun_total", "counter", "Sequences begun.", found.begun)
+    ended = tuple(Sample("", (("reason", reason),), count) for reason, count in found.ended)
+    yield Family("hybridge_sequences_ended_total", "counter", "Sequences whose state is gone.", ended)
+    text = "Sequences not begun for want of room."
+    yield _one("hybridge_sequences_refused_total", "counter", text, found.refused)
 
 
 def _samples(readings: Readings) -> Iterator[Family]:

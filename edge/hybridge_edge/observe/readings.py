@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hybridge_edge import runtime, spool
 from hybridge_edge.capture import CaptureCounters
 from hybridge_edge.contract.errors import HybridgeError
 from hybridge_edge.contract.report import ModelReport
+from hybridge_edge.serving.sequences import SequenceCounts
 from hybridge_edge.serving.service import Service
 from hybridge_edge.serving.standing import standing
 from hybridge_edge.serving.statistics import ModelStatistics
@@ -59,6 +60,7 @@ class Readings:
     spool_records: int = 0
     returned: int = 0
     waiting: int = 0
+    sequences: SequenceCounts = field(default_factory=SequenceCounts)
 
 
 class Reader:
@@ -90,6 +92,7 @@ class Reader:
             spool_records=max(capture.spool_records - passed, 0) if capture is not None else 0,
             returned=_returned(),
             waiting=service.gate.waiting,
+            sequences=service.sequences.counts(),
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from hybridge_edge.contract.manifest import Manifest
 from hybridge_edge.contract.protos import model_config_pb2 as configs
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
+from hybridge_edge.contract.state import State
 from hybridge_edge.contract.tensors import BYTES, ITEM_BYTES, TensorSpec
 from hybridge_edge.serving.repository import Entry
 from hybridge_edge.serving.residents import Resident, Residents
@@ -62,7 +63,9 @@ def configuration(resident: Resident) -> configs.ModelConfig:
         ],
         model_transaction_policy=configs.ModelTransactionPolicy(decoupled=False),
     )
-    if batched and manifest.max_batch > 1:
+    if manifest.states:
+        made.sequence_batching.state.extend(_state(one) for one in manifest.states)
+    elif batched and manifest.max_batch > 1:
         made.dynamic_batching.preferred_batch_size.append(manifest.max_batch)
     for name, text in (
         ("version", manifest.version),
@@ -142,10 +145,22 @@ def _tensor(spec: TensorSpec) -> messages.ModelMetadataResponse.TensorMetadata:
     return messages.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
 
 
-def _type(spec: TensorSpec) -> configs.DataType:
+def _type(spec: TensorSpec | State) -> configs.DataType:
     name = "TYPE_STRING" if spec.datatype == BYTES else f"TYPE_{spec.datatype}"
     found: configs.DataType = getattr(configs, name)
     return found
+
+
+def _state(state: State) -> configs.ModelSequenceBatching.State:
+    made = configs.ModelSequenceBatching.State(
+        input_name=state.input,
+        output_name=state.output,
+        data_type=_type(state),
+        dims=state.shape,
+    )
+    if not state.initial:
+        made.initial_state.add(name=state.input, data_type=_type(state), dims=state.shape, zero_data=True)
+    return made
 
 
 def _sizes(spec: TensorSpec, batched: bool) -> tuple[int, ...]:

@@ -107,7 +107,7 @@ def _request(plan: _Plan, name: str, arrays: dict[str, Array], *, raw: bool) -> 
     if len(name) > MAX_ID_BYTES:
         raise InvalidInput("The request's id is too long.", f"Send at most {MAX_ID_BYTES} characters.")
     wanted = plan.parameters
-    inference = Inference(plan.model, plan.version, name, arrays, plan.outputs, wanted.capture)
+    inference = Inference(plan.model, plan.version, name, arrays, plan.outputs, wanted.capture, wanted.sequence)
     return Request(inference, name, raw, wanted.timeout_s)
 
 

@@ -196,6 +196,15 @@ class Residents:
             resident.leases += 1
         return Lease(resident, self._release)
 
+    def lease_digest(self, model: str, digest: str) -> Lease | None:
+        """Hold the resident model of that digest, active or the version before; None where it is neither."""
+        with self._lock:
+            for resident in (self._active.get(model), self._standby.get(model)):
+                if resident is not None and resident.digest == digest:
+                    resident.leases += 1
+                    return Lease(resident, self._release)
+        return None
+
     @contextmanager
     def lease_standby(self, model: str, digest: str) -> Iterator[Resident | None]:
         """Hold the version before if it is that digest, or None."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy
 
-from hybridge_edge.contract.errors import Cancelled, DeadlineExceeded
+from hybridge_edge.contract.errors import Cancelled, DeadlineExceeded, HybridgeError
 from hybridge_edge.engine import CPU, Array, Arrays, EngineResult
 from hybridge_edge.serving.call import Call
 from hybridge_edge.serving.gate import Gate, Ticket
@@ -47,11 +47,12 @@ class Runner:
         self._watchdog = watchdog
         self._statistics = statistics
 
-    def run(self, resident: Resident, inputs: Arrays, rows: int, call: Call) -> Ran:
+    def run(self, resident: Resident, inputs: Arrays, rows: int, call: Call, state: Arrays | None = None) -> Ran:
         """Answer one request's inputs.
 
         Args:
             resident: leased by the caller. inputs: checked against its signature. rows: of the batch axis.
+            state: of the request's sequence; None where it begins, or there is none. Its new value is in the result.
 
         Raises:
             Overloaded, DeadlineExceeded, Cancelled: see ``Gate.run``; DeadlineExceeded also where the watchdog ended
@@ -59,10 +60,10 @@ class Runner:
         """
         together = resident.signature.batched
         ticket = Ticket(call, resident if together else None, rows, resident.batching.most, inputs)
-        ran: Ran = self.gate.run(ticket, lambda tickets: self._execute(resident, tickets))
+        ran: Ran = self.gate.run(ticket, lambda tickets: self._execute(resident, tickets, state))
         return ran
 
-    def beside(self, resident: Resident, inputs: Arrays, wait_s: float) -> EngineResult:
+    def beside(self, resident: Resident, inputs: Arrays, wait_s: float, state: Arrays | None = None) -> EngineResult:
         """Run inputs that no request waits for, alone: a moment is waited for an idle place, then as for a request.
 
         Raises:
@@ -71,16 +72,18 @@ class Runner:
         """
         self.gate.wait_for_idle(IDLE_S)
         with self.gate.enter(wait_s):
-            return self._once(resident, inputs, ())
+            return self._once(resident, inputs, (), state)
 
-    def _execute(self, resident: Resident, tickets: Sequence[Ticket]) -> None:
+    def _execute(self, resident: Resident, tickets: Sequence[Ticket], state: Arrays | None) -> None:
+        # A model with states has no batches, so its tickets come alone.
+
         wanted = [ticket for ticket in tickets if _is_wanted(ticket)]
         if len(wanted) > 1 and self._together(resident, wanted):
             return
         for ticket in wanted:
             started = time.perf_counter_ns()
             try:
-                result = self._once(resident, ticket.work, (ticket.call,))
+                result = self._once(resident, ticket.work, (ticket.call,), state)
             except Exception as error:
                 ticket.error = error
                 continue
@@ -113,11 +116,16 @@ class Runner:
             ticket.result = Ran(part, started, copy_us)
         return True
 
-    def _once(self, resident: Resident, inputs: Arrays, calls: Sequence[Call]) -> EngineResult:
+    def _once(
+        self, resident: Resident, inputs: Arrays, calls: Sequence[Call], state: Arrays | None = None
+    ) -> EngineResult:
         run = self._watchdog.begin(resident, calls)
         try:
             with resident.trial:
-                result = resident.engine.run(inputs, run.stop)
+                if state is None:
+                    result = resident.engine.run(inputs, run.stop)
+                else:
+                    result = resident.engine.run(inputs, run.stop, state)
             resident.failures = 0
             if resident.signature.batched:
                 resident.batching.learn(len(next(iter(inputs.values()))), result.features_us + result.infer_us)
@@ -132,7 +140,7 @@ class Runner:
 
     def _failed(self, resident: Resident, error: Exception) -> None:
         """A run raised. On a CPU that is the request's or the model's doing; an accelerator may be gone."""
-        if resident.engine.provider == CPU:
+        if resident.engine.provider == CPU or isinstance(error, HybridgeError):
             return
         resident.failures += 1
         if resident.failures == FAILURES:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
-from hybridge_edge.contract.errors import HybridgeError
+from hybridge_edge.contract.errors import HybridgeError, InvalidInput
+from hybridge_edge.contract.manifest import Manifest
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.engine import Array, EngineResult
 from hybridge_edge.serving.call import Call
@@ -19,6 +20,7 @@ from hybridge_edge.serving.guards import FLAG, REFUSE, AnswerRefused, object_to,
 from hybridge_edge.serving.live import LiveComparison
 from hybridge_edge.serving.residents import Resident, Residents
 from hybridge_edge.serving.runner import Runner
+from hybridge_edge.serving.sequences import Sequences, Step, Turn
 from hybridge_edge.serving.statistics import Statistics, scores_of
 from hybridge_edge.serving.watchdog import Watchdog, unwatched
 
@@ -31,7 +33,10 @@ _ROW_ROOM = 6
 
 
 class Inference(NamedTuple):
-    """A request: raw inputs by name, batch first; ``version`` and ``sample_id`` may be ""; () is every output."""
+    """A request: raw inputs by name, batch first; ``version`` and ``sample_id`` may be ""; () is every output.
+
+    ``sequence`` says which sequence it belongs to; a model with states answers a request of none from the beginning.
+    """
 
     model: str
     version: str
@@ -39,6 +44,7 @@ class Inference(NamedTuple):
     inputs: Mapping[str, Array]
     outputs: tuple[str, ...] = ()
     capture: bool = True
+    sequence: Step | None = None
 
 
 class Answer(NamedTuple):
@@ -93,6 +99,7 @@ class Service:
         self.statistics = Statistics()
         self.runner = Runner(gate, watchdog or unwatched(), self.statistics, broken)
         self.live = LiveComparison(self.residents, self.runner, live_share)
+        self.sequences = Sequences()
         self.capture: Capture | None = None
         self._on_trusted = on_trusted
         self._lock = Lock()
@@ -115,23 +122,58 @@ class Service:
 
         Raises:
             ModelNotFound, InvalidInput, Overloaded: as the names say. AnswerRefused: a guard holds the answer back.
+            SequenceLost: the request's sequence does not run here.
             Anything else is a failure of the engine.
         """
         entered = time.perf_counter_ns()
         try:
-            with self.residents.lease(request.model, request.version) as resident:
-                try:
-                    answer, trusted = self._answer(resident, request, call, entered)
-                except BaseException as error:
-                    if not _callers_fault(error):
-                        self._failed(resident, error)
-                    raise
+            if request.sequence is None:
+                with self.residents.lease(request.model, request.version) as resident:
+                    answer, trusted = self._answered(resident, request, call, entered)
+            else:
+                answer, trusted = self._in_sequence(request, request.sequence, call, entered)
         except BaseException as error:
             self._count_error(request.model, error)
             raise
         if trusted:
             self._on_trusted(answer.model, answer.digest)
         return answer
+
+    def _answered(
+        self, resident: Resident, request: Inference, call: Call, entered: int, turn: Turn | None = None
+    ) -> tuple[Answer, bool]:
+        try:
+            return self._answer(resident, request, call, entered, turn)
+        except BaseException as error:
+            if not _callers_fault(error):
+                self._failed(resident, error)
+            raise
+
+    def _in_sequence(self, request: Inference, step: Step, call: Call, entered: int) -> tuple[Answer, bool]:
+        """As one of a sequence: behind its requests before, on the version that it began with."""
+        here = (self.residents.find(request.model, ""), self.residents.standby(request.model))
+        # It may run on the version before, even where the active one has no states.
+        _check_sequence(next((one for one in here if one is not None and one.manifest.states), here[0]).manifest, step)
+        with self.sequences.turn(request.model, step, call) as turn:
+            if not turn.digest:
+                with self.residents.lease(request.model, request.version) as resident:
+                    _check_sequence(resident.manifest, step)
+                    resident.signature.check(request.inputs)  # before anything gives way to it
+                    turn.begins(resident.manifest)
+                    return self._answered(resident, request, call, entered, turn)
+            lease = self.residents.lease_digest(request.model, turn.digest)
+            if lease is None:
+                raise turn.gone()
+            with lease as resident:
+                if request.version not in ("", resident.manifest.version):
+                    raise InvalidInput(
+                        f"The sequence runs on version {resident.manifest.version}.",
+                        "Leave the version empty, or start a sequence on the other one.",
+                    )
+                if step.end and not request.inputs:
+                    turn.answered(turn.digest, {})
+                    return _farewell(resident, request), False
+                return self._answered(resident, request, call, entered, turn)
 
     def _failed(self, resident: Resident, error: BaseException) -> None:
         guarded = isinstance(error, AnswerRefused)
@@ -140,17 +182,21 @@ class Service:
         manifest = resident.manifest
         self.statistics.failed(manifest.name, manifest.version, resident.engine.provider, code, guarded)
 
-    def _answer(self, resident: Resident, request: Inference, call: Call, entered: int) -> tuple[Answer, bool]:
+    def _answer(
+        self, resident: Resident, request: Inference, call: Call, entered: int, turn: Turn | None
+    ) -> tuple[Answer, bool]:
         """The answer, and whether it was the last of the digest's trial."""
         manifest = resident.manifest
         rows = resident.signature.check(request.inputs)
         wanted = resident.signature.select(request.outputs)
-        ran = self.runner.run(resident, request.inputs, rows, call)
+        ran = self.runner.run(resident, request.inputs, rows, call, turn.state if turn is not None else None)
         result = ran.result
         objection = object_to(manifest.guards, result.outputs) if manifest.guards else None
         objection = stricter(objection, resident.constancy.object_to(request.inputs, result.outputs))
         if objection is not None and objection.action == REFUSE:
             raise AnswerRefused(objection.sentence, f"{manifest.name} {manifest.version} may not answer so.")
+        if turn is not None:
+            turn.answered(resident.digest, result.state)
         answer = Answer(
             model=manifest.name,
             version=manifest.version,
@@ -202,7 +248,29 @@ class Service:
 
 
 def _callers_fault(error: BaseException) -> bool:
-    return isinstance(error, HybridgeError) and error.code in ("INVALID_ARGUMENT", "NOT_FOUND", "CANCELLED")
+    return isinstance(error, HybridgeError) and error.code in _NOT_OURS
+
+
+_NOT_OURS = ("ABORTED", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND")
+
+
+def _check_sequence(manifest: Manifest, step: Step) -> None:
+    """Raises InvalidInput."""
+    if not manifest.states:
+        raise InvalidInput(
+            f"The request asks for a sequence, and {manifest.name} keeps nothing between requests.",
+            "Send each window whole, without the parameters of a sequence.",
+        )
+    if step.id == "":
+        raise InvalidInput("The request begins or ends a sequence and does not name it.", "Send sequence_id with it.")
+
+
+def _farewell(resident: Resident, request: Inference) -> Answer:
+    """To a request that ends its sequence and asks nothing."""
+    manifest, provider = resident.manifest, resident.engine.provider
+    return Answer(
+        manifest.name, manifest.version, resident.digest, _sample_id(request.sample_id, 1), provider, (), 0, 0, 0, 0
+    )
 
 
 def _sample_id(given: str, rows: int) -> str:

@@ -63,7 +63,8 @@ def protocol(kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Proto
     folder = tmp_path_factory.mktemp("fuzz")
     service = Service(Gate(1), lambda model, digest: None)
     trust: TrustDocument = kit.trust_of(kit.signer())
-    for built in (kit.build(folder / "watch"), *(kit.build_echo(folder / kind, kind) for kind in NUMPY_TYPES)):
+    counter = kit.build_counter(folder / "counter")
+    for built in (kit.build(folder / "watch"), counter, *(kit.build_echo(folder / kind, kind) for kind in NUMPY_TYPES)):
         engine = load(trusting.open_package(built.folder, trust), 1)
         service.residents.switch(Resident(built.manifest, built.digest, engine))
     return Protocol(service, "0.1.0", lambda: True, None, LOCAL, 1, Arrivals())
@@ -212,6 +213,45 @@ def test_s11_s12_spoiled_requests_get_answers_or_words_and_no_word_of_the_device
     assert len(sentences) > 15, sentences
 
 
+def sequences_of(kit: ModuleType) -> list[messages.ModelInferRequest]:
+    """Good requests of sequences: one that begins, goes on and ends, by number and by name; and of none."""
+    found = [raw_request(kit.COUNTER, kit.steps_of()[:1])]
+    for field, name in (("uint64_param", 7), ("int64_param", 8), ("string_param", "nine")):
+        for start, end in ((True, False), (False, False), (False, True)):
+            made = raw_request(kit.COUNTER, kit.steps_of()[:1])
+            setattr(made.parameters["sequence_id"], field, name)
+            made.parameters["sequence_start"].bool_param = start
+            made.parameters["sequence_end"].bool_param = end
+            found.append(made)
+    return found
+
+
+def test_spoiled_requests_of_sequences_get_answers_or_words_too(protocol: Protocol, kit: ModuleType) -> None:
+    rng, found = random.Random(SEED + 2), sequences_of(kit)
+    allowed = {
+        *ALLOWED,
+        grpc.StatusCode.OK,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,  # the mutator begins more than there may be
+        grpc.StatusCode.FAILED_PRECONDITION,  # and sends what is no number
+    }
+    for good in found:
+        assert outcome(protocol, good.SerializeToString()) == (grpc.StatusCode.OK, "")
+    codes: dict[grpc.StatusCode, int] = {}
+    for number in range(EXAMPLES // 4):
+        message = spoiled(found, rng)
+        code, text = outcome(protocol, message)
+        codes[code] = codes.get(code, 0) + 1
+        where = f"example {number} of seed {SEED + 2}: {message.hex()}: {text}"
+        assert code in allowed, where
+        assert not leaks(text, message), where
+    reached = {grpc.StatusCode.OK, grpc.StatusCode.ABORTED, grpc.StatusCode.INVALID_ARGUMENT}
+    assert min(codes[code] for code in reached) > EXAMPLES // 400, codes
+    counts = protocol._service.sequences.counts()
+    assert counts.live <= protocol._service.sequences.count
+    assert not any(protocol._service.sequences._waiting.values())
+
+
 def test_an_accident_would_be_seen_by_the_same_search(protocol: Protocol, kit: ModuleType) -> None:
     """The positive control: an engine that fails is INTERNAL, which the run above does not allow."""
     message = raw_request("watch", kit.window(), "window").SerializeToString()
@@ -232,7 +272,18 @@ def decoded(decode: Callable[[bytes], requests.Request], message: bytes) -> tupl
         return (str(error),)
     one = found.inference
     arrays = tuple((name, a.dtype.str, a.shape, repr(a.ravel().tolist())) for name, a in one.inputs.items())
-    return found.id, found.raw, found.timeout_s, one.model, one.version, one.outputs, one.capture, one.sample_id, arrays
+    return (
+        found.id,
+        found.raw,
+        found.timeout_s,
+        one.model,
+        one.version,
+        one.outputs,
+        one.capture,
+        one.sample_id,
+        one.sequence,
+        arrays,
+    )
 
 
 def test_a_request_that_follows_a_plan_is_read_as_one_that_is_read_whole(kit: ModuleType) -> None:
