@@ -51,6 +51,24 @@ def to_array(tensor: Tensor) -> Array:
 def from_file(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """An array as read from a .npy file, its fixed-width byte strings as BYTES.
 
-    Without pickle, numpy writes byte strings only so; an element that ends in NUL would come back without it.
+    Without pickle, numpy writes byte strings only so; an element of kind S that ends in NUL comes back without it.
+    Elements of kind V are whole.
     """
+    if array.dtype.kind == "V" and array.dtype.names is None:
+        made = np.empty(array.size, object)
+        made[:] = [element.tobytes() for element in array.ravel()]
+        return made.reshape(array.shape)
     return array.astype(object) if array.dtype.kind == "S" else array
+
+
+def for_file(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An array as a .npy file without pickle can hold it: BYTES of equal length as kind V, which keeps every byte, of
+    other lengths as kind S, which drops NULs at an element's end. Others stay as they are. See ``from_file``."""
+    if not array.dtype.hasobject:
+        return array
+    elements = array.ravel().tolist()
+    sizes = {len(element) for element in elements}
+    if len(sizes) == 1 and sizes != {0}:
+        whole: npt.NDArray[Any] = np.frombuffer(b"".join(elements), f"V{sizes.pop()}").reshape(array.shape)
+        return whole
+    return np.array(elements, "S").reshape(array.shape)

@@ -67,7 +67,7 @@ def check_graphs(package: Package, readable: Readable) -> None:
         PackageRefused: step lint, with the first finding and how many there are.
     """
     manifest = package.manifest
-    roles = [(variant.features, manifest.inputs, manifest.features) for variant in manifest.variants]
+    roles = [(variant.features, manifest.graph_inputs, manifest.features) for variant in manifest.variants]
     roles += [(variant.model, manifest.features, manifest.outputs) for variant in manifest.variants]
     for path, inputs, outputs in dict.fromkeys(roles):
         found = lint(path, package.read(path), inputs, outputs, manifest.control_flow, readable)

@@ -100,18 +100,19 @@ class OnnxEngine:
         features = package.read(variant.features)
         self._features = _session(features, variant.features, options, provider)
         self._model = _session(package.read(variant.model), variant.model, options, provider)
-        _check_signature(variant.features, self._features, manifest.inputs, manifest.features)
+        _check_signature(variant.features, self._features, manifest.graph_inputs, manifest.features)
         _check_signature(variant.model, self._model, manifest.features, manifest.outputs)
-        self._handed_on = _handed_on(features, manifest.inputs)
+        self._handed_on = _handed_on(features, manifest.graph_inputs)
         # Looked at and never run: what it holds need not stay.
-        self._features = None if self._handed_on else _with_bytes(self._features, manifest.inputs, manifest.features)
+        given = manifest.graph_inputs
+        self._features = None if self._handed_on else _with_bytes(self._features, given, manifest.features)
         del features
         self._model = _with_bytes(self._model, manifest.features, manifest.outputs)
         return_freed()
         self._feature_names = [spec.name for spec in manifest.features]
         self._output_names = [spec.name for spec in manifest.outputs]
         self.provider = provider
-        batched = next((spec.name for spec in manifest.inputs if spec.shape[0] == -1), "")
+        batched = next((spec.name for spec in manifest.graph_inputs if spec.shape[0] == -1), "")
         self._batched = batched if provider == CPU else ""
         self.degraded = ""
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy
 
-from hybridge_edge.contract.errors import Cancelled, DeadlineExceeded
+from hybridge_edge.contract.errors import Cancelled, DeadlineExceeded, InvalidInput
 from hybridge_edge.engine import CPU, Array, Arrays, EngineResult
 from hybridge_edge.serving.call import Call
 from hybridge_edge.serving.gate import Gate, Ticket
@@ -132,7 +132,7 @@ class Runner:
 
     def _failed(self, resident: Resident, error: Exception) -> None:
         """A run raised. On a CPU that is the request's or the model's doing; an accelerator may be gone."""
-        if resident.engine.provider == CPU:
+        if resident.engine.provider == CPU or isinstance(error, InvalidInput):  # such as a damaged picture
             return
         resident.failures += 1
         if resident.failures == FAILURES:
