@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,13 @@ def from_file(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         made[:] = [element.tobytes() for element in array.ravel()]
         return made.reshape(array.shape)
     return array.astype(object) if array.dtype.kind == "S" else array
+
+
+def of_bytes(elements: Sequence[bytes]) -> Array:
+    """Encodings as an input of BYTES takes them: (rows, 1), an object a row."""
+    made = np.empty((len(elements), 1), object)
+    made[:, 0] = elements
+    return made
 
 
 def for_file(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

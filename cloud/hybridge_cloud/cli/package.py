@@ -76,6 +76,7 @@ def show(
         ("features", manifest.features_digest),
         ("signed by", ", ".join(signers(read.signature)) or "nobody yet"),
         *((role, f"{s.name} {s.datatype} {list(s.shape)} {s.unit}".rstrip()) for role, specs in roles for s in specs),
+        *(("codec", f"{c.input} {c.codec} to {c.decoded.datatype} {list(c.decoded.shape)}") for c in manifest.codecs),
         ("labels", ", ".join(manifest.labels) or "none"),
         ("variants", ", ".join(f"{v.name} ({v.precision}, {v.providers[0]})" for v in manifest.variants)),
         *(("guard", f"{g.output} {g.minimum:g} to {g.maximum:g}, {g.action}") for g in manifest.guards),

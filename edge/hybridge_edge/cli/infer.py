@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy
 
-from hybridge_edge.arrays import NUMPY_TYPES, from_file
+from hybridge_edge.arrays import NUMPY_TYPES, from_file, of_bytes
 from hybridge_edge.cli.talk import tell
 from hybridge_edge.client import Client, InferenceAnswer
 from hybridge_edge.contract.document import canonical
@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         metavar="[NAME=]FILE",
-        help="a raw input, a .npy file with or without the batch axis, or for an encoded input a file as it is, such as "
-        "a JPEG; the name may be left out where there is one input",
+        help="a raw input, a .npy file with or without the batch axis, or for an encoded input a file as it is, such "
+        "as a JPEG; the name may be left out where there is one input",
     )
     parser.add_argument("--version", default="", help="default: the active one")
     parser.add_argument("--sample-id", default="", help="default: a new one")
@@ -70,7 +70,7 @@ def read_input(text: str, specs: dict[str, TensorSpec]) -> tuple[str, Array]:
     try:
         with Path(file).open("rb") as content:
             if encoded and content.peek(6)[:6] != b"\x93NUMPY":
-                return name, numpy.array([[content.read(MAX_TEXT_BYTES + 1)]], object)
+                return name, of_bytes([content.read(MAX_TEXT_BYTES + 1)])
             array: Array = from_file(numpy.lib.format.read_array(content, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise UsageError(f"{file} cannot be read as a numpy array: {error}.", "Save it with numpy.save.") from None

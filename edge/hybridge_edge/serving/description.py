@@ -122,7 +122,7 @@ def index(
 
 
 def largest_message(manifests: Iterable[Manifest]) -> int:
-    """Bytes of the largest request or answer that a full batch of these models makes, BYTES without a codec not counted."""
+    """Bytes of the largest request or answer that a full batch of these models makes; of BYTES, those with a codec."""
     return max(
         (
             _batch_bytes(specs, one.max_batch) + sum(codec.max_bytes for codec in codecs) * one.max_batch
