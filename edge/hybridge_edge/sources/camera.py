@@ -42,7 +42,8 @@ def open_source(context: Context) -> Source:
 
 
 class Camera:
-    """One capture of OpenCV. Sample ids are THING/camera/START/NUMBER; of a file, THING/STEM/FRAME."""
+    """One capture of OpenCV. Sample ids are THING/camera/START/NUMBER; of a file,
+    THING/STEM/FRAME; of numbered pictures, THING/FOLDER/FRAME."""
 
     def __init__(self, settings: Configuration, thing: str) -> None:
         path = settings.required("sourcePath")
@@ -120,4 +121,6 @@ class Camera:
         if self.live:
             return self._numbers()
         self._frame += 1
-        return f"{self._thing}/{plain(Path(str(self._path)).stem)[:40]}/{self._frame - 1}"
+        path = Path(str(self._path))
+        name = path.parent.name if "%" in path.name else path.stem
+        return f"{self._thing}/{plain(name)[:40] or 'file'}/{self._frame - 1}"

@@ -24,6 +24,7 @@ import pytest
 from hybridge_cloud.sandbox.lifecycle import RunningSandbox, running
 from hybridge_edge.arrays import to_tensor
 from hybridge_edge.client import InferenceAnswer
+from hybridge_edge.configuration import Configuration
 from hybridge_edge.contract import names
 from hybridge_edge.contract.batch import BatchManifest
 from hybridge_edge.contract.errors import InvalidInput, ModelNotFound, Refused, Unavailable, UsageError
@@ -32,7 +33,9 @@ from hybridge_edge.contract.window import Window
 from hybridge_edge.mqtt import Broker, Connection
 from hybridge_edge.pipeline import Pipeline, result
 from hybridge_edge.runtime import ENDPOINT_FILE
-from hybridge_edge.sensors import WindowQueue
+from hybridge_edge.sources.messages import taker
+from hybridge_edge.sources.queue import ReadingQueue
+from hybridge_edge.sources.source import Reading
 
 THING = "device-1"
 DIGEST = "sha256:" + "a" * 64
@@ -64,10 +67,11 @@ class Server:
 
 def turn(server: Server, count: int, wait_for: Any, publish: Any = None) -> tuple[Pipeline, list[bytes]]:
     """Run a pipeline over ``count`` windows until each was answered or failed."""
-    queue, stop = WindowQueue(), threading.Event()
+    queue, stop = ReadingQueue(), threading.Event()
+    put = taker(queue, Configuration(), THING)
     results: list[bytes] = []
     for number in range(count):
-        queue.put(window(number).to_bytes())
+        put(window(number).to_bytes())
     pipeline = Pipeline(queue, "watch", (publish or results.append,), connect=lambda: server)  # type: ignore[arg-type,return-value]
     thread = threading.Thread(target=pipeline.run, args=(stop,))
     thread.start()
@@ -109,12 +113,12 @@ def test_a_result_says_class_label_version_and_times() -> None:
         "broken": np.array([[np.nan]], np.float32),
     }
     answer = InferenceAnswer(outputs, "watch", "2.0.0", "person1/1", DIGEST, "CPU", 1, 2, 3, 6)
-    fields = json.loads(result(window(1), answer, ("left", "right", "still")))
+    fields = json.loads(result(Reading("person1/1", {}), answer, ("left", "right", "still")))
     assert (fields["class"], fields["label"], fields["version"]) == (1, "right", "2.0.0")
     assert fields["confidence"] == pytest.approx(0.7)
     assert set(fields["outputs"]) == {"scores"}
     assert (fields["features_us"], fields["infer_us"], fields["total_us"]) == (2, 3, 6)
-    assert json.loads(result(window(1), answer, ()))["label"] == ""
+    assert json.loads(result(Reading("person1/1", {}), answer, ()))["label"] == ""
 
 
 @pytest.mark.parametrize("missing", ["key", "ca", "file"])
