@@ -104,10 +104,12 @@ class Files:
         """Windows of sourceSteps lines, (steps, columns) FP32, one after the other; of one line, (columns,)."""
         with path.open(newline="", encoding="utf-8") as file:
             lines: list[list[float]] = []
+            columns = 0
             for number, line in enumerate(csv.reader(_bounded(file, path))):
                 if number == 0 and not all(map(_is_number, line)):
                     continue  # the names of the columns
-                if len(line) > MAX_COLUMNS or (lines and len(line) != len(lines[0])):
+                columns = columns or len(line)
+                if len(line) > MAX_COLUMNS or len(line) != columns:
                     raise UsageError(f"Line {number + 1} of {path} has {len(line)} columns.", "Give each line as many.")
                 lines.append([float(value) for value in line])
                 if len(lines) == self._steps:

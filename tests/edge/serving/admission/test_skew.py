@@ -160,7 +160,8 @@ def test_a_damaged_picture_is_its_caller_s_fault_and_nobody_else_s(device: Any, 
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(outcomes) == ["INVALID_ARGUMENT"] * 4 + ["answered"] * 12
+    refused = "INVALID_ARGUMENT: Input 'picture' is a damaged JPEG"
+    assert sorted(outcomes) == [refused] * 4 + ["answered"] * 12
     assert device.service.counters(MODEL).failures == 0
     assert (
         device.service.residents.active(MODEL).tally.evidence("", device.service.residents.active(MODEL).paired).errors
