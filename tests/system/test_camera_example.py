@@ -23,8 +23,7 @@ def test_the_example_s_commands_train_serve_and_classify_what_a_camera_sees(tmp_
     script = f"set -euo pipefail -m\ntrap 'jobs -p | xargs -r kill' EXIT\n{commands}"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "HYBRIDGE_"))}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    environment["PYTHONPYCACHEPREFIX"] = str(tmp_path / "cache")  # what one command compiled, the next need not
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # torch is compiled once, not for each command
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
     )
