@@ -69,6 +69,11 @@ def of_bytes(elements: Sequence[bytes]) -> Array:
     return made
 
 
+def held_bytes(array: npt.NDArray[Any]) -> int:
+    """Memory that an array keeps: of BYTES its elements', which ``nbytes`` counts as pointers."""
+    return sum(map(len, array.ravel().tolist())) if array.dtype.hasobject else array.nbytes
+
+
 def for_file(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """An array as a .npy file without pickle can hold it: BYTES of equal length as kind V, which keeps every byte, of
     other lengths as kind S, which drops NULs at an element's end. Others stay as they are. See ``from_file``."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy
+from numpy.typing import NDArray
 
 from hybridge_edge.arrays import NUMPY_TYPES, Array
 from hybridge_edge.contract.codec import SCALED, Codec
@@ -69,7 +70,9 @@ class Decoder:
         return made
 
 
-def decode_inputs(codecs: Sequence[Codec], inputs: dict[str, Array]) -> dict[str, Array]:
+def decode_inputs(codecs: Sequence[Codec], inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Inputs by name as the features graph takes them: those with a codec decoded, the others as they are."""
-    decoded = {codec.input: Decoder(codec).rows(inputs[codec.input]) for codec in codecs if codec.input in inputs}
+    decoded: dict[str, NDArray[Any]] = {
+        codec.input: Decoder(codec).rows(inputs[codec.input]) for codec in codecs if codec.input in inputs
+    }
     return {name: decoded.get(name, array) for name, array in inputs.items()}

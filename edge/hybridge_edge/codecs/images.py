@@ -1,4 +1,4 @@
-"""Pictures, by Pillow: its wheels bring one build of libjpeg-turbo and zlib for every machine (docs/adr, on decoders)."""
+"""Pictures, by Pillow: its wheels bring their own libjpeg-turbo and zlib to every machine (docs/adr, on decoders)."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import picture_package as kit
 import pytest
 from PIL import Image
 
-from hybridge_edge.arrays import for_file, from_file, of_bytes
+from hybridge_edge.arrays import for_file, from_file, held_bytes, of_bytes
 from hybridge_edge.codecs import headers, images
 from hybridge_edge.codecs.decoder import Decoder
 from hybridge_edge.contract.codec import MAX_PIXELS, Codec
@@ -93,6 +93,11 @@ def test_bytes_survive_a_file_whatever_they_end_in() -> None:
         numpy.save(content, for_file(of_bytes(elements)), allow_pickle=False)
         content.seek(0)
         assert from_file(numpy.load(content, allow_pickle=False)).tolist() == [[one] for one in elements]
+
+
+def test_what_waits_is_counted_by_its_bytes_and_not_by_its_pointers() -> None:
+    assert held_bytes(of_bytes([b"x" * 1000, b"y" * 500])) == 1500
+    assert held_bytes(numpy.zeros((2, 3), numpy.float32)) == 24
 
 
 def png_of(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
