@@ -7,7 +7,7 @@ import threading
 from typing import Protocol
 
 from hybridge_edge.backoff import Backoff
-from hybridge_edge.contract.errors import HybridgeError
+from hybridge_edge.contract.errors import HybridgeError, Refused
 from hybridge_edge.sources.pacing import Pace
 from hybridge_edge.sources.queue import ReadingQueue
 from hybridge_edge.sources.source import Reading, SourceCounters
@@ -63,14 +63,18 @@ class PolledSource:
         self._repeat = repeat
         self._backoff = Backoff(longest)
         self._stop = threading.Event()
+        self._accident = ""
         self._thread = threading.Thread(target=self._run, name="source", daemon=True)
         self._thread.start()
 
     @property
     def ended(self) -> bool:
-        return self._queue.ended
+        return self._queue.ended and not self._accident
 
     def next(self, seconds: float) -> Reading | None:
+        """As ``Source.next``. Raises Refused where the device ended by an accident, which must not look like an end."""
+        if self._accident and self._queue.ended:
+            raise Refused(f"The source ended by an accident: {self._accident}.", "See the log above.")
         return self._queue.next(seconds)
 
     def counters(self) -> SourceCounters:
@@ -102,8 +106,9 @@ class PolledSource:
                     self._stop.wait(self._backoff.wait())
                 finally:
                     self._device.close()
-        except Exception:  # a plugin's device; the pipeline must end rather than wait for ever
+        except Exception as error:  # a plugin's device; the pipeline must end rather than wait for ever
             _log.exception("The source ended by an accident.")
+            self._accident = f"{type(error).__name__} {error}"[:200]
         finally:
             self._queue.finish()
 

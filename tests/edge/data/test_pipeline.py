@@ -19,6 +19,7 @@ from typing import Any
 
 import boto3
 import numpy as np
+import picture_package
 import pytest
 
 from hybridge_cloud.sandbox.lifecycle import RunningSandbox, running
@@ -304,3 +305,54 @@ def test_windows_become_results_and_samples_in_the_bucket_over_a_change_of_versi
     for process in (pipeline, uplink):
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+
+
+PICTURES = names.windows_topic(THING)
+
+
+def test_jpegs_from_the_broker_and_pictures_from_files_become_results(
+    tmp_path: Path, broker: Broker, kit: ModuleType, device: Device, wait_for: Any
+) -> None:
+    device("serve", "--store", str(tmp_path / "store"), "--spool", str(tmp_path / "spool"))
+    wait_for(lambda: (device.runtime / ENDPOINT_FILE).exists())
+    picture_package.build(tmp_path / "package", kit, picture_package.jpeg_codec())
+    device("activate", str(tmp_path / "package"), "--epoch", "1").wait(30)
+    pictures = [picture_package.encode(picture_package.scene(seed)) for seed in range(6)]
+    files = tmp_path / "belt"
+    files.mkdir()
+    for number, picture in enumerate(pictures):
+        (files / f"{number}.jpg").write_bytes(picture)
+    common = ["--model", picture_package.MODEL, "--source-input", "picture"]
+    tls = ["--broker-host", broker.host, "--broker-port", str(broker.port), "--broker-ca", str(broker.ca)]
+    tls += ["--broker-certificate", str(broker.certificate), "--broker-key", str(broker.key)]
+
+    results: list[dict[str, Any]] = []
+    topic = names.results_topic(THING)
+    with (
+        Connection(broker, "pictures-test", topic, lambda payload: results.append(json.loads(payload))) as listener,
+        Connection(broker, "pictures-camera") as camera,
+    ):
+        for connection in (listener, camera):
+            connection.start()
+            connection.wait_ready(20)
+        replay = device("pipeline", *common, *tls, "--source", "replay", "--source-path", str(files))
+        assert replay.wait(30) == 0, "the files have an end"
+        wait_for(lambda: len(results) == 6)
+        assert [fields["sample_id"] for fields in results] == [f"belt/{number}" for number in range(6)]
+
+        pipeline = device("pipeline", *common, *tls, "--source-payload", "encoded")
+        played = {fields["sample_id"]: fields["outputs"] for fields in results}
+        results.clear()
+
+        def answered() -> bool:
+            camera.publish(PICTURES, pictures[3])
+            return bool(results)
+
+        wait_for(answered)
+        count = len(results)
+        camera.publish(PICTURES, pictures[3][:-200])  # damaged: counted as failed, and the next one is answered
+        camera.publish(PICTURES, pictures[3])
+        wait_for(lambda: len(results) > count)
+        pipeline.send_signal(signal.SIGTERM)
+        assert pipeline.wait(30) == 0
+    assert {json.dumps(fields["outputs"]) for fields in results} == {json.dumps(played["belt/3"])}

@@ -125,9 +125,15 @@ def test_a_device_that_goes_away_is_said_once_and_opened_again(
     assert "a bad frame" in caplog.text
 
 
-def test_an_accident_of_a_plugin_ends_the_source_and_not_the_process(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_accident_of_a_plugin_is_a_refusal_and_does_not_look_like_an_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     source = PolledSource(Scripted(1, ZeroDivisionError("oops")), ReadingQueue(), 0.0, repeat=False)
-    assert len(drain(source)) == 1
+    assert source.next(5) is not None
+    with pytest.raises(Refused, match="accident: ZeroDivisionError oops"):
+        drain(source)
+    assert not source.ended
+    source.close()
     assert "oops" in caplog.text
 
 
