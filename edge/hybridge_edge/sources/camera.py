@@ -69,7 +69,7 @@ class Camera:
                 f"OpenCV, for cameras, cannot be imported: {error}.", f"Install it with: {INSTALL}."
             ) from None
         # Its warnings would come anew with each attempt; what is wrong is said once by us.
-        self._cv2.setLogLevel(self._cv2.utils.logging.LOG_LEVEL_ERROR)
+        self._cv2.utils.logging.setLogLevel(self._cv2.utils.logging.LOG_LEVEL_ERROR)
 
     def open(self) -> float:
         self._good = False
