@@ -119,7 +119,7 @@ def test_the_two_dependency_lists_agree() -> None:
     root = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     edge = tomllib.loads((ROOT / "edge" / "pyproject.toml").read_text())["project"]
     assert root["dependencies"] == edge["dependencies"]
-    for extra in ("cpu", "gpu", "stream-manager", "lambda"):
+    for extra in ("cpu", "gpu", "stream-manager", "lambda", "images", "camera"):
         assert root["optional-dependencies"][extra] == edge["optional-dependencies"][extra]
     assert root["version"] == edge["version"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,36 @@ def to_array(tensor: Tensor) -> Array:
 def from_file(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """An array as read from a .npy file, its fixed-width byte strings as BYTES.
 
-    Without pickle, numpy writes byte strings only so; an element that ends in NUL would come back without it.
+    Without pickle, numpy writes byte strings only so; an element of kind S that ends in NUL comes back without it.
+    Elements of kind V are whole.
     """
+    if array.dtype.kind == "V" and array.dtype.names is None:
+        made = np.empty(array.size, object)
+        made[:] = [element.tobytes() for element in array.ravel()]
+        return made.reshape(array.shape)
     return array.astype(object) if array.dtype.kind == "S" else array
+
+
+def of_bytes(elements: Sequence[bytes]) -> Array:
+    """Encodings as an input of BYTES takes them: (rows, 1), an object a row."""
+    made = np.empty((len(elements), 1), object)
+    made[:, 0] = elements
+    return made
+
+
+def held_bytes(array: npt.NDArray[Any]) -> int:
+    """Memory that an array keeps: of BYTES its elements', which ``nbytes`` counts as pointers."""
+    return sum(map(len, array.ravel().tolist())) if array.dtype.hasobject else array.nbytes
+
+
+def for_file(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An array as a .npy file without pickle can hold it: BYTES of equal length as kind V, which keeps every byte, of
+    other lengths as kind S, which drops NULs at an element's end. Others stay as they are. See ``from_file``."""
+    if not array.dtype.hasobject:
+        return array
+    elements = array.ravel().tolist()
+    sizes = {len(element) for element in elements}
+    if len(sizes) == 1 and sizes != {0}:
+        whole: npt.NDArray[Any] = np.frombuffer(b"".join(elements), f"V{sizes.pop()}").reshape(array.shape)
+        return whole
+    return np.array(elements, "S").reshape(array.shape)

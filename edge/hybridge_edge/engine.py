@@ -162,10 +162,18 @@ def load(package: Package, threads: int, target: Target | None = None, without: 
         engine.degraded = " ".join(dict.fromkeys(failed))
         if engine.degraded:
             _LOG.warning("%s runs on %s: %s", package.manifest.name, engine.provider, engine.degraded)
-        return engine
+        return _decoding(package.manifest, engine)
     if failed:
         raise PackageRefused(" ".join(dict.fromkeys(failed)), "See hybridge-edge doctor.", step="load")
     raise _nothing_fits(package.manifest, target, available)
+
+
+def _decoding(manifest: Manifest, engine: Engine) -> Engine:
+    if not manifest.codecs:
+        return engine
+    from hybridge_edge.codecs.engine import DecodingEngine
+
+    return DecodingEngine(engine, manifest.codecs)
 
 
 def _nothing_fits(manifest: Manifest, target: Target | None, available: Sequence[str]) -> PackageRefused:

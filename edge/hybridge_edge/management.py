@@ -133,6 +133,7 @@ class Management:
             "degraded": resident.engine.degraded,
             "features_digest": manifest.features_digest,
             "inputs": [spec.to_json() for spec in manifest.inputs],
+            **({"codecs": [codec.to_json() for codec in manifest.codecs]} if manifest.codecs else {}),
             "outputs": [spec.to_json() for spec in manifest.outputs],
             "labels": list(manifest.labels),
             "max_batch": manifest.max_batch,

@@ -101,6 +101,10 @@ class Connection:
     ) -> None:
         self.close()
 
+    def listen(self, topic: str, received: Callable[[bytes], None]) -> None:
+        """Subscribe to this topic instead of the one given at first; before ``start``."""
+        self._topic, self._received = topic, received
+
     def start(self) -> None:
         """Begin to connect, and go on trying for ever."""
         self._client.connect_async(self._broker.host, self._broker.port, KEEPALIVE_SECONDS)

@@ -6,6 +6,7 @@ import struct
 from dataclasses import replace
 
 from hybridge_edge.contract.batch import BatchManifest
+from hybridge_edge.contract.codec import Codec, CodecGolden
 from hybridge_edge.contract.examination import Golden, GoldenTensor
 from hybridge_edge.contract.feedback import Feedback
 from hybridge_edge.contract.handover import Handover, HandoverAnswer
@@ -63,6 +64,33 @@ STATEFUL = replace(
         State("state", "stateN", "FP32", (2, 1, 128)),
         State("seen", "seen_next", "INT64", (1,), initial=3.0),
     ),
+)
+CODECS = (
+    Codec(
+        "picture",
+        "jpeg",
+        TensorSpec("picture", "FP32", (-1, 3, 96, 128), "0 to 1"),
+        colour="RGB",
+        layout="CHW",
+        fit="stretch",
+        scale=0.25,
+        offset=-0.5,
+        max_bytes=262_144,
+        max_pixels=2_073_600,
+        golden=CodecGolden("golden/probabilities.npy", "golden/window.npy", 0.5),
+    ),
+    Codec(
+        "sound",
+        "raw",
+        TensorSpec("sound", "INT16", (-1, 160)),
+        stored="INT16",
+        golden=CodecGolden("golden/window.npy", "golden/window.npy"),
+    ),
+)
+MANIFEST_CODECS = replace(
+    MANIFEST,
+    inputs=(TensorSpec("picture", "BYTES", (-1, 1)), TensorSpec("sound", "BYTES", (-1, 1)), *MANIFEST.inputs),
+    codecs=CODECS,
 )
 
 SAMPLE = Sample(
@@ -132,6 +160,7 @@ WINDOW = Window(
 GOLDEN = {
     "manifest.json": MANIFEST.to_bytes(),
     "manifest-states.json": STATEFUL.to_bytes(),
+    "manifest-codecs.json": MANIFEST_CODECS.to_bytes(),
     "sample.bin": SAMPLE.to_bytes(),
     "batch.json": BATCH.to_bytes(),
     "report.json": REPORT.to_bytes(),

@@ -23,6 +23,7 @@ BINARY = {"sample.bin", "window.bin"}
 READERS = {
     "manifest.json": Manifest.from_bytes,
     "manifest-states.json": Manifest.from_bytes,
+    "manifest-codecs.json": Manifest.from_bytes,
     "sample.bin": Sample.from_bytes,
     "batch.json": BatchManifest.from_bytes,
     "report.json": DeviceReport.from_bytes,
@@ -45,6 +46,7 @@ DOCUMENTS = _documents()
 VALUES = {
     "manifest.json": DOCUMENTS.MANIFEST,
     "manifest-states.json": DOCUMENTS.STATEFUL,
+    "manifest-codecs.json": DOCUMENTS.MANIFEST_CODECS,
     "sample.bin": DOCUMENTS.SAMPLE,
     "batch.json": DOCUMENTS.BATCH,
     "report.json": DOCUMENTS.REPORT,
@@ -84,3 +86,8 @@ def test_an_unknown_field_is_refused_by_name(name: str) -> None:
     data = (GOLDEN / name).read_bytes().replace(b"{", b'{"surprise":1,', 1)
     with pytest.raises(InvalidDocument, match="surprise"):
         READERS[name](data)
+
+
+@pytest.mark.parametrize("name", ["codecs", "guards", "probes", "comparisons"])
+def test_what_a_manifest_does_not_have_leaves_no_trace_in_its_bytes(name: str) -> None:
+    assert f'"{name}"'.encode() not in (GOLDEN / "manifest.json").read_bytes()

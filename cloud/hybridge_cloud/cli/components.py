@@ -25,6 +25,10 @@ Python = Annotated[
     typer.Option(help="3.10 (JetPack 6), 3.11 or 3.12 (JetPack 7); may be repeated; this one's by default."),
 ]
 
+With = Annotated[
+    list[str] | None, typer.Option("--with", help="camera: OpenCV for the pipeline, 60 MB; may be repeated.")
+]
+
 
 @app.command("build")
 def build(
@@ -34,6 +38,7 @@ def build(
     only: Only = None,
     platform: Platform = None,
     python: Python = None,
+    extras: With = None,
 ) -> None:
     """Build the components' artifacts and recipes into a folder, for this machine or any other.
 
@@ -41,8 +46,8 @@ def build(
     """
     from hybridge_cloud.components.build import build as build_components
 
-    wanted = chosen_targets(platform, python, only)
-    for component in build_components(out, prefix, version, tuple(only or ()), wanted):
+    wanted = chosen_targets(platform, python, only, extras)
+    for component in build_components(out, prefix, version, tuple(only or ()), wanted, tuple(extras or ())):
         typer.echo(f"{component.name} {component.version}: {sizes(component)}, {component.content}")
 
 
@@ -53,6 +58,7 @@ def publish(
     only: Only = None,
     platform: Platform = None,
     python: Python = None,
+    extras: With = None,
 ) -> None:
     """Build the components and publish them to the account; what is published already with the same content stays."""
     import tempfile
@@ -62,23 +68,23 @@ def publish(
     from hybridge_cloud.components.build import build as build_components
 
     bucket = Bucket.from_environment()
-    wanted = chosen_targets(platform, python, only)
+    wanted, also = chosen_targets(platform, python, only, extras), tuple(extras or ())
     with tempfile.TemporaryDirectory(prefix="hybridge-components-") as folder:
-        for component in build_components(Path(folder), prefix, version, tuple(only or ()), wanted):
+        for component in build_components(Path(folder), prefix, version, tuple(only or ()), wanted, also):
             done = publishing.publish(component, bucket)
             state = "published" if done.created else "is published already, with the same content"
             typer.echo(f"{done.name} {done.version}: {state} ({sizes(component)})")
 
 
 def chosen_targets(
-    platforms: list[str] | None, pythons: list[str] | None, only: list[str] | None
+    platforms: list[str] | None, pythons: list[str] | None, only: list[str] | None, extras: list[str] | None = None
 ) -> tuple[Target, ...]:
     """What to build for; says what it will download before it does."""
     from hybridge_cloud.components.build import to_download
     from hybridge_cloud.components.target import targets
 
     wanted = targets(platforms or (), pythons or ())
-    if absent := to_download(tuple(only or ()), wanted):
+    if absent := to_download(tuple(only or ()), wanted, tuple(extras or ())):
         size = sum(pin.size for pin in absent) / 1e6
         typer.echo(f"Downloading {len(absent)} wheels, {size:.1f} MB, for {'; '.join(map(str, wanted))}.")
     return wanted

@@ -81,6 +81,7 @@ def show(
             for s in manifest.states
         ),
         *([("control", ", ".join(manifest.control_flow))] if manifest.control_flow else []),
+        *(("codec", f"{c.input} {c.codec} to {c.decoded.datatype} {list(c.decoded.shape)}") for c in manifest.codecs),
         ("labels", ", ".join(manifest.labels) or "none"),
         ("variants", ", ".join(f"{v.name} ({v.precision}, {v.providers[0]})" for v in manifest.variants)),
         *(("guard", f"{g.output} {g.minimum:g} to {g.maximum:g}, {g.action}") for g in manifest.guards),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hybridge_cloud.compile.codecs import codec_files
 from hybridge_cloud.compile.disagreement import Measured, Slice, measure, read_other
 from hybridge_cloud.compile.evaluate import answer_with_graphs
 from hybridge_cloud.compile.export import export_features, export_model
@@ -27,7 +28,7 @@ from hybridge_edge.contract.errors import PackageRefused
 from hybridge_edge.contract.lineage import Lineage
 from hybridge_edge.contract.manifest import Manifest, Variant
 from hybridge_edge.contract.package_file import MANIFEST_FILE, FileEntry
-from hybridge_edge.contract.tensors import TensorSpec
+from hybridge_edge.contract.tensors import BYTES, TensorSpec
 from hybridge_edge.engine import readable
 
 
@@ -80,7 +81,7 @@ def _compile(run: Run, out: Path, package_version: str, against: Sequence[Path])
     probes = probe_files(run.heldout)
     slices = {"held-out": run.heldout.inputs} | ({"frozen": run.frozen.inputs} if run.frozen else {})
     answers = {
-        name: answer_with_graphs(features_onnx, model_onnx, inputs, project.max_batch)
+        name: answer_with_graphs(features_onnx, model_onnx, inputs, project.max_batch, task.codecs)
         for name, inputs in slices.items()
     }
     measured = tuple(
@@ -89,7 +90,8 @@ def _compile(run: Run, out: Path, package_version: str, against: Sequence[Path])
         )
         for other in sorted({other.digest: other for other in others}.values(), key=lambda other: other.digest)
     )
-    files = {FEATURES_FILE: features_onnx, MODEL_FILE: model_onnx, **golden.files, **probes.files}
+    codecs = codec_files(task.codecs, run.heldout)
+    files = {FEATURES_FILE: features_onnx, MODEL_FILE: model_onnx, **golden.files, **probes.files, **codecs.files}
     manifest = Manifest(
         name=project.name,
         version=package_version,
@@ -110,6 +112,7 @@ def _compile(run: Run, out: Path, package_version: str, against: Sequence[Path])
         probes=probes.probes,
         budgets=project.budgets,
         control_flow=used_control_flow(features_onnx, model_onnx),
+        codecs=codecs.codecs,
     )
     _refuse_by_policy(manifest, features_onnx, model_onnx)
     _refuse_other_inputs(task, run.heldout.inputs)
@@ -125,7 +128,7 @@ def _refuse_by_policy(manifest: Manifest, features_onnx: bytes, model_onnx: byte
     """What every device would refuse is not compiled; with the same reader and rules as there."""
     here = readable()
     for path, content, inputs, outputs in (
-        (FEATURES_FILE, features_onnx, manifest.inputs, manifest.features),
+        (FEATURES_FILE, features_onnx, manifest.graph_inputs, manifest.features),
         (MODEL_FILE, model_onnx, manifest.features, manifest.outputs),
     ):
         for finding in lint(path, content, inputs, outputs, manifest.control_flow, here):
@@ -153,7 +156,9 @@ def _specs(arrays: Arrays) -> tuple[TensorSpec, ...]:
 
 def _refuse_other_inputs(task: Task, inputs: Arrays) -> None:
     """The declared signature of the raw input must be what dataset() gives."""
-    found = {spec.name: (spec.datatype, spec.shape) for spec in _specs(inputs)}
+    plain = {name: array for name, array in inputs.items() if not array.dtype.hasobject}
+    found = {spec.name: (spec.datatype, spec.shape) for spec in _specs(plain)}
+    found |= {name: (BYTES, (-1, *array.shape[1:])) for name, array in inputs.items() if name not in plain}
     declared = {spec.name: (spec.datatype, spec.shape) for spec in task.inputs}
     if found != declared:
         raise PackageRefused(

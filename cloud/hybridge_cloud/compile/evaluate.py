@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from hybridge_cloud.package import read_package
 from hybridge_cloud.training.graph import Graph
 from hybridge_cloud.training.task import Arrays, Task
+from hybridge_edge.codecs.decoder import decode_inputs
+from hybridge_edge.contract.codec import Codec
 from hybridge_edge.contract.errors import InvalidInput
 from hybridge_edge.package import Package
 
@@ -51,9 +54,13 @@ def answer_with(package: Package, windows: Arrays) -> Arrays:
         PackageRefused: a graph is not what the manifest says. InvalidInput: the tensors do not fit.
     """
     variant, rows = package.manifest.variants[0], package.manifest.max_batch
-    return answer_with_graphs(package.read(variant.features), package.read(variant.model), windows, rows)
+    codecs = package.manifest.codecs
+    return answer_with_graphs(package.read(variant.features), package.read(variant.model), windows, rows, codecs)
 
 
-def answer_with_graphs(features_onnx: bytes, model_onnx: bytes, windows: Arrays, max_batch: int) -> Arrays:
+def answer_with_graphs(
+    features_onnx: bytes, model_onnx: bytes, windows: Arrays, max_batch: int, codecs: Sequence[Codec] = ()
+) -> Arrays:
     """The same for two graphs that are no package yet."""
-    return Graph(model_onnx).run(Graph(features_onnx).run(windows, max_batch), max_batch)
+    decoded = decode_inputs(codecs, windows)
+    return Graph(model_onnx).run(Graph(features_onnx).run(decoded, max_batch), max_batch)

@@ -16,6 +16,7 @@ from torch import nn
 from hybridge_cloud.training.loop import Answering, reproducible, run_module
 from hybridge_cloud.training.task import Arrays, Task
 from hybridge_edge.arrays import to_tensor
+from hybridge_edge.codecs.decoder import decode_inputs
 from hybridge_edge.contract.errors import Refused
 from hybridge_edge.contract.manifest import MAX_BATCH_LIMIT
 
@@ -36,7 +37,8 @@ def export_features(task: Task, inputs: Arrays) -> bytes:
         inputs: at least EXAMPLE_ROWS raw rows. Raises Refused with the exporter's reason.
     """
     names = tuple(spec.name for spec in task.inputs)
-    return _export(task.features(), inputs, names, task.feature_names)
+    some = {name: array[:EXAMPLE_ROWS] for name, array in inputs.items()}
+    return _export(task.features(), decode_inputs(task.codecs, some), names, task.feature_names)
 
 
 def export_model(task: Task, module: nn.Module, features: Arrays) -> bytes:

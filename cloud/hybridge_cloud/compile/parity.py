@@ -14,6 +14,7 @@ from hybridge_cloud.training.graph import Graph
 from hybridge_cloud.training.loop import answer
 from hybridge_cloud.training.project import ParityConfig
 from hybridge_cloud.training.task import Arrays, Samples, Task
+from hybridge_edge.codecs.decoder import decode_inputs
 from hybridge_edge.contract.errors import PackageRefused
 
 _STEP = "parity"
@@ -69,9 +70,10 @@ def compare(
         PackageRefused: a tensor has another shape, an element is beyond the tolerance, or the metric moved too far.
     """
     features_graph, model_graph = Graph(features_onnx), Graph(model_onnx)
-    features = features_graph.run(samples.inputs, max_batch)
+    inputs = decode_inputs(task.codecs, samples.inputs)
+    features = features_graph.run(inputs, max_batch)
     outputs = model_graph.run(features, max_batch)
-    first = {name: array[:1] for name, array in samples.inputs.items()}
+    first = {name: array[:1] for name, array in inputs.items()}
     alone = model_graph.run(features_graph.run(first, 1), 1)
     tensors = [_compare(name, wanted.features[name], features[name], config) for name in wanted.features]
     tensors += [_compare(name, wanted.outputs[name], outputs[name], config) for name in wanted.outputs]

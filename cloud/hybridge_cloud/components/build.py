@@ -16,6 +16,8 @@ from hybridge_edge.contract.document import canonical, sha256
 from hybridge_edge.contract.errors import UsageError
 
 COMPONENTS = ("InferenceServer", "SensorPipeline", "SampleUplink")
+EXTRAS = ("camera",)
+"""Wheels that a component can do without: components/NAME/wheels-EXTRA.txt."""
 WHEELHOUSE = "wheelhouse.zip"
 MODEL_ARTIFACT = "model.zip"
 ACTIVATOR = "activate.py"
@@ -76,6 +78,7 @@ def build(
     version: str = "",
     only: tuple[str, ...] = (),
     targets: Sequence[Target] = (),
+    extras: Sequence[str] = (),
 ) -> Iterator[Component]:
     """Build the device's components below ``out``: OUT/NAME/ARCHITECTURE/wheelhouse.zip and OUT/NAME/recipe.yaml.
 
@@ -83,12 +86,13 @@ def build(
         version: of the components; the checkout's where it is "".
         only: short names of some of them; all where it is ().
         targets: what to build for; this machine and interpreter where it is ().
+        extras: some of EXTRAS, for the components that have them.
 
     Raises:
-        UsageError: an unknown component. InvalidDocument: one of their recipes has an error; then nothing is built.
-            Refused: a wheel is not for a target. Unavailable: wheels could not be downloaded.
+        UsageError: an unknown component or extra. InvalidDocument: one of their recipes has an error; then nothing is
+            built. Refused: a wheel is not for a target. Unavailable: wheels could not be downloaded.
     """
-    chosen = _checked(only)
+    chosen, extras = _checked(only), _checked_extras(extras)
     for short in chosen:
         recipe.checked(short)
     given = names.version(version or checkout.component_version())
@@ -98,7 +102,7 @@ def build(
     with tempfile.TemporaryDirectory(prefix=".device-wheel-", dir=out) as temporary:
         device_wheel = wheelhouse.build_device_wheel(Path(temporary))
         for short in chosen:
-            wheels = wheelhouse.of_component(short)
+            wheels = wheelhouse.of_component(short, extras)
             artifacts = []
             for architecture, its_targets in by_architecture.items():
                 place = f"{architecture}/{WHEELHOUSE}"
@@ -115,12 +119,14 @@ def build(
             yield Component(short, name, given, prefix, tuple(artifacts), content, tuple(parts.items()))
 
 
-def to_download(only: tuple[str, ...] = (), targets: Sequence[Target] = ()) -> tuple[Pin, ...]:
+def to_download(
+    only: tuple[str, ...] = (), targets: Sequence[Target] = (), extras: Sequence[str] = ()
+) -> tuple[Pin, ...]:
     """The wheels that ``build`` would have to download, each once."""
     found = {}
     for target in targets or (here(),):
         for short in _checked(only):
-            pins = wheelhouse.pins_of(wheelhouse.of_component(short), target)
+            pins = wheelhouse.pins_of(wheelhouse.of_component(short, _checked_extras(extras)), target)
             found.update({(target, pin.name): pin for pin in download.missing(pins, target)})
     return tuple(found.values())
 
@@ -143,6 +149,13 @@ def _checked(only: tuple[str, ...]) -> tuple[str, ...]:
     if unknown:
         raise UsageError(f"There is no component {unknown[0]!r}.", f"Name one of {', '.join(COMPONENTS)}.")
     return tuple(dict.fromkeys(only)) or COMPONENTS
+
+
+def _checked_extras(extras: Sequence[str]) -> tuple[str, ...]:
+    unknown = sorted(set(extras) - set(EXTRAS))
+    if unknown:
+        raise UsageError(f"There is no extra {unknown[0]!r}.", f"Name one of {', '.join(EXTRAS)}.")
+    return tuple(dict.fromkeys(extras))
 
 
 def _by_architecture(targets: Sequence[Target]) -> dict[str, tuple[Target, ...]]:

@@ -55,9 +55,15 @@ def read_list(path: Path) -> WheelList:
     return WheelList(tuple(lock.normal(line[0]) for line in lines), tuple(line[1] for line in lines))
 
 
-def of_component(short: str) -> WheelList:
-    """What components/SHORT/wheels.txt asks for."""
-    return read_list(checkout.root() / "components" / short / "wheels.txt")
+def of_component(short: str, extras: Sequence[str] = ()) -> WheelList:
+    """What components/SHORT/wheels.txt asks for, and wheels-EXTRA.txt of each extra that this component has."""
+    folder = checkout.root() / "components" / short
+    lists = [read_list(folder / "wheels.txt")]
+    lists += [read_list(path) for extra in extras if (path := folder / f"wheels-{extra}.txt").is_file()]
+    return WheelList(
+        tuple(dict.fromkeys(name for one in lists for name in one.distributions)),
+        tuple(dict.fromkeys(name for one in lists for name in one.imports)),
+    )
 
 
 def pins_of(wheels: WheelList, target: Target) -> tuple[Pin, ...]:

@@ -137,7 +137,8 @@ def _write(package: Package, model_onnx: bytes, out: Path, version: str, key: Pa
     manifest, variant = package.manifest, package.manifest.variants[0]
     golden = manifest.golden.tensors
     inputs = {tensor.name: read_npy(package.read(tensor.path)) for tensor in golden if tensor.role == "input"}
-    answers = answer_with_graphs(package.read(variant.features), model_onnx, inputs, manifest.max_batch)
+    features_onnx = package.read(variant.features)
+    answers = answer_with_graphs(features_onnx, model_onnx, inputs, manifest.max_batch, manifest.codecs)
     files = {entry.path: package.read(entry.path) for entry in manifest.files}
     files |= {tensor.path: npy_bytes(answers[tensor.name]) for tensor in golden if tensor.role == "output"}
     files[variant.model] = model_onnx

@@ -27,6 +27,7 @@ from hybridge_cloud.training.loop import TrainConfig
 from hybridge_cloud.training.output_folder import output_folder
 from hybridge_cloud.training.project import Project, digest_of_sources, load_project
 from hybridge_cloud.training.task import Samples
+from hybridge_edge.arrays import for_file, from_file
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import Reader, canonical, parse
 from hybridge_edge.contract.errors import Refused, UsageError
@@ -175,7 +176,7 @@ def read_run(folder: Path) -> Run:
 def _write_samples(path: Path, samples: Samples, limit: int) -> None:
     """Write at most ``limit`` of the samples, evenly chosen."""
     chosen = samples.take(np.linspace(0, len(samples) - 1, min(limit, len(samples))).astype(np.int64))
-    arrays: dict[str, Any] = {_INPUT + name: array for name, array in chosen.inputs.items()}
+    arrays: dict[str, Any] = {_INPUT + name: for_file(array) for name, array in chosen.inputs.items()}
     content = io.BytesIO()
     np.savez_compressed(content, ids=chosen.ids, labels=chosen.labels, groups=chosen.groups, **arrays)
     path.write_bytes(content.getvalue())
@@ -183,5 +184,5 @@ def _write_samples(path: Path, samples: Samples, limit: int) -> None:
 
 def _read_samples(path: Path) -> Samples:
     with np.load(path, allow_pickle=False) as data:
-        inputs = {name.removeprefix(_INPUT): data[name] for name in data.files if name.startswith(_INPUT)}
+        inputs = {name.removeprefix(_INPUT): from_file(data[name]) for name in data.files if name.startswith(_INPUT)}
         return Samples(data["ids"], inputs, data["labels"], data["groups"])

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hybridge_edge.contract.codec import Codec
 from hybridge_edge.contract.errors import InvalidInput
 from hybridge_edge.contract.tensors import TensorSpec
 
@@ -69,12 +70,15 @@ class Task(ABC):
 
     Attributes:
         inputs: the signature of a raw input; ``features()`` takes the tensors in this order.
+        codecs: how inputs of BYTES [-1, 1] are decoded before ``features()``, which gets what they decode to; without
+            golden encodings, which compiling adds. ``dataset()`` gives such inputs encoded, see ``arrays.of_bytes``.
         labels: names of the classes, in the order of the last axis of the first output; () where there are none.
         feature_names, output_names: of the tensors that ``features()`` and ``answer()`` give, in their order.
         confidence_output: the output whose largest value a row is the confidence; "" where there is none.
     """
 
     inputs: ClassVar[tuple[TensorSpec, ...]]
+    codecs: ClassVar[tuple[Codec, ...]] = ()
     labels: ClassVar[tuple[str, ...]] = ()
     feature_names: ClassVar[tuple[str, ...]] = ("features",)
     output_names: ClassVar[tuple[str, ...]] = ("probabilities",)

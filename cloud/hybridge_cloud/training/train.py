@@ -22,6 +22,8 @@ from hybridge_cloud.training.project import Project, digest_of_sources, load_pro
 from hybridge_cloud.training.project_code import project_code
 from hybridge_cloud.training.run import RunConfig, write_run
 from hybridge_cloud.training.task import Arrays, Dataset, Task
+from hybridge_edge.arrays import for_file
+from hybridge_edge.contract.codec import IMAGES
 from hybridge_edge.contract.document import sha256
 from hybridge_edge.contract.errors import InvalidInput, PackageRefused, Refused, UsageError
 from hybridge_edge.contract.manifest import Manifest
@@ -96,7 +98,7 @@ def retrain_run(
     with project_code("Training"):
         dataset = task.dataset(split)
         refuse_another_generation(task, features_onnx, dataset.valid.inputs)
-        features = _features_of(dataset, lambda inputs: graph_features(features_onnx, inputs))
+        features = _features_of(dataset, lambda inputs: graph_features(features_onnx, inputs, task.codecs))
         return _train(project, task, dataset, features, out, split, seed, on_epoch, back)
 
 
@@ -158,7 +160,7 @@ def _train(
         data_digest=_data_digest(dataset, back.samples if back else None),
         code_digest=digest_of_sources(sources),
         created_at=now.isoformat(timespec="seconds"),
-        versions={"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
+        versions={"python": platform.python_version(), **{name: version(name) for name in _libraries(task)}},
         rows={
             "train": len(dataset.train),
             "valid": len(dataset.valid),
@@ -172,6 +174,11 @@ def _train(
     features_onnx = back.features_onnx if back else None
     write_run(out, run, sources, trained.module, metrics, dataset.valid, dataset.frozen, features_onnx)
     return run
+
+
+def _libraries(task: Task) -> tuple[str, ...]:
+    """Distributions that a run depends on."""
+    return (*_LIBRARIES, "pillow") if any(codec.codec in IMAGES for codec in task.codecs) else _LIBRARIES
 
 
 def _champion(folder: Path) -> tuple[Manifest, bytes]:
@@ -194,5 +201,6 @@ def _data_digest(dataset: Dataset, returned: ReturnedSamples | None) -> str:
     if returned is not None:
         arrays += [*returned.features.values(), returned.labels]
     for array in arrays:
-        total.update(f"{array.dtype.str} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        plain = for_file(array)
+        total.update(f"{plain.dtype.str} {plain.shape}".encode() + np.ascontiguousarray(plain).tobytes())
     return "sha256:" + total.hexdigest()

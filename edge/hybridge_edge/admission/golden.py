@@ -9,6 +9,7 @@ from typing import Any
 import numpy
 
 from hybridge_edge.arrays import from_file
+from hybridge_edge.codecs.decoder import Decoder
 from hybridge_edge.contract.errors import HybridgeError, PackageRefused
 from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.engine import Array, Engine
@@ -24,6 +25,7 @@ def check_golden(package: Package, engine: Engine) -> None:
     Raises:
         PackageRefused: step golden, with the output and its largest difference.
     """
+    check_codecs(package)
     golden = package.manifest.golden
     inputs = golden_inputs(package)
     wanted = {
@@ -78,6 +80,38 @@ def joined(specs: Sequence[TensorSpec], found: Sequence[Mapping[str, Array]]) ->
         spec.name: (numpy.concatenate if spec.shape[0] == -1 else numpy.stack)([one[spec.name] for one in found])
         for spec in specs
     }
+
+
+def check_codecs(package: Package) -> None:
+    """Decode the golden encodings and compare: this device must see what the model was trained on.
+
+    Raises:
+        PackageRefused: step golden, naming the codec, what decodes here, and the largest difference.
+    """
+    for codec in package.manifest.codecs:
+        what = f"The codec {codec.codec} of input {codec.input!r}"
+        assert codec.golden is not None  # the manifest sees to it
+        want = load_array(package, codec.golden.decoded, "golden")
+        decoder = Decoder(codec)
+        try:
+            library = decoder.library()
+            got = decoder.rows(load_array(package, codec.golden.encoded, "golden"))
+        except PackageRefused:
+            raise
+        except HybridgeError as error:
+            raise PackageRefused(
+                f"{what} cannot decode its golden inputs: {error.message}", error.remedy, step="golden"
+            ) from None
+        if got.shape != want.shape or got.dtype != want.dtype or not len(want):
+            raise PackageRefused(f"{what} has golden inputs of another shape.", _COMPILE_AGAIN, step="golden")
+        largest = _largest_difference(got, want)
+        if not largest <= codec.golden.atol:
+            raise PackageRefused(
+                f"{what} gives other numbers here than where the model was trained: its golden inputs differ by up to "
+                f"{largest:.3g}; {codec.golden.atol:g} is allowed. What decodes here: {library}.",
+                "Install the decoder's wheel from the component's lock, or compile the package with this one.",
+                step="golden",
+            )
 
 
 def golden_inputs(package: Package) -> dict[str, Array]:

@@ -79,7 +79,7 @@ def signatures(manifest: Manifest) -> tuple[tuple[str, tuple[TensorSpec, ...], t
     """Each graph's path with all that it must take and give, states included."""
     states = manifest.states
     features = (
-        (*manifest.inputs, *inputs_of(states, FEATURES)), (*manifest.features, *outputs_of(states, FEATURES))
+        (*manifest.graph_inputs, *inputs_of(states, FEATURES)), (*manifest.features, *outputs_of(states, FEATURES))
     )  # fmt: skip
     model = (*manifest.features, *inputs_of(states, MODEL)), (*manifest.outputs, *outputs_of(states, MODEL))
     roles = [(variant.features, *features) for variant in manifest.variants]

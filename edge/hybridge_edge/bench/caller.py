@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy
 
+from hybridge_edge.arrays import from_file
 from hybridge_edge.bench.tally import Tally, rounded
 from hybridge_edge.bench.transports import Transport, connect
 from hybridge_edge.client.targets import quiet_grpc
@@ -62,7 +63,7 @@ def main() -> int:
     quiet_grpc()
     try:
         job = Job.from_line(sys.stdin.readline())
-        inputs = {name: numpy.load(Path(file), allow_pickle=False) for name, file in job.inputs}
+        inputs = {name: from_file(numpy.load(Path(file), allow_pickle=False)) for name, file in job.inputs}
         transport = connect(job.transport, job.address)
         try:
             for _ in range(WARM_UP):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy
 
+from hybridge_edge.arrays import for_file
 from hybridge_edge.bench.caller import Job, read_tally
 from hybridge_edge.bench.tally import Tally, merged
 from hybridge_edge.contract.document import Reader, parse
@@ -42,7 +43,7 @@ def load(
         files = []
         for number, (name, array) in enumerate(inputs.items()):
             file = Path(folder) / f"{number}.npy"
-            numpy.save(file, array, allow_pickle=False)
+            numpy.save(file, for_file(array), allow_pickle=False)
             files.append((name, str(file)))
         line = Job(transport, address, model, seconds, tuple(files)).to_line()
         processes = [_start() for _ in range(callers)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from hybridge_edge.cli import talk
+from hybridge_edge.contract.codec import Codec
 from hybridge_edge.contract.document import canonical
 from hybridge_edge.contract.tensors import TensorSpec
 
@@ -26,6 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
         for spec in reader.objects(role, TensorSpec.read):
             shape = ", ".join("rows" if size == -1 else str(size) for size in spec.shape)
             print(f"{role[:-1]:<9} {spec.name}  {spec.datatype} ({shape})")
+    for codec in reader.objects("codecs", Codec.read, ()):
+        print(f"decoded   {codec.input}  {codec.codec} to {codec.decoded.datatype} {list(codec.decoded.item_shape)}")
     print(f"rows      {reader.integer('max_batch')} a run at most")
     print(f"labels    {', '.join(reader.strings('labels')) or 'none'}")
     print(f"in memory {', '.join(reader.strings('resident'))}")

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy
 
-from hybridge_edge.arrays import NUMPY_TYPES
+from hybridge_edge.arrays import NUMPY_TYPES, from_file, of_bytes
 from hybridge_edge.cli.talk import tell
 from hybridge_edge.client import Client, InferenceAnswer
 from hybridge_edge.contract.document import canonical
 from hybridge_edge.contract.errors import UsageError
-from hybridge_edge.contract.tensors import TensorSpec
+from hybridge_edge.contract.tensors import BYTES, TensorSpec
 from hybridge_edge.engine import Array
+from hybridge_edge.serving.contents import MAX_TEXT_BYTES
 
 TIMEOUT_S = 30.0
 
@@ -25,8 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input",
         required=True,
         action="append",
-        metavar="[NAME=]FILE.npy",
-        help="a raw input, with or without the batch axis; the name may be left out where there is one input",
+        metavar="[NAME=]FILE",
+        help="a raw input, a .npy file with or without the batch axis, or for an encoded input a file as it is, such "
+        "as a JPEG; the name may be left out where there is one input",
     )
     parser.add_argument("--version", default="", help="default: the active one")
     parser.add_argument("--sample-id", default="", help="default: a new one")
@@ -57,18 +59,21 @@ def inputs_of(model: str) -> dict[str, TensorSpec]:
 
 
 def read_input(text: str, specs: dict[str, TensorSpec]) -> tuple[str, Array]:
-    """The name and array of ``[NAME=]FILE.npy``, batch first, of the input's type. Raises UsageError."""
+    """The name and array of ``[NAME=]FILE``, batch first, of the input's type. Raises UsageError."""
     name, _, file = text.rpartition("=")
     if not name:
         if len(specs) != 1:
             raise UsageError(f"The model has the inputs {', '.join(specs)}.", "Write --input NAME=FILE.npy for each.")
         (name,) = specs
+    spec = specs.get(name)
+    encoded = spec is not None and spec.datatype == BYTES and spec.shape == (-1, 1)
     try:
         with Path(file).open("rb") as content:
-            array: Array = numpy.lib.format.read_array(content, allow_pickle=False)
+            if encoded and content.peek(6)[:6] != b"\x93NUMPY":
+                return name, of_bytes([content.read(MAX_TEXT_BYTES + 1)])
+            array: Array = from_file(numpy.lib.format.read_array(content, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise UsageError(f"{file} cannot be read as a numpy array: {error}.", "Save it with numpy.save.") from None
-    spec = specs.get(name)
     if spec is not None and spec.shape[0] == -1 and array.shape == spec.item_shape:
         array = array[numpy.newaxis]
     if spec is not None and numpy.can_cast(array.dtype, NUMPY_TYPES[spec.datatype], "same_kind"):

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from hybridge_edge.contract import names
 from hybridge_edge.contract.budgets import Budgets
+from hybridge_edge.contract.codec import Codec
 from hybridge_edge.contract.document import Reader, canonical, parse, sha256
 from hybridge_edge.contract.errors import InvalidDocument
 from hybridge_edge.contract.examination import Golden, Probe
@@ -89,6 +90,7 @@ class Manifest:
         probes: raw inputs by name, .npy files, rows first: a device answers them with this package and the one before.
         states: what is kept between requests of one sequence; () where nothing is.
         budgets: what it may cost. control_flow: which of CONTROL_FLOW its graphs use; a device refuses any other.
+        codecs: how inputs of BYTES are decoded before the features graph, at most one an input.
 
     Fields that hold nothing are not written, so a manifest without them has the bytes it always had.
     """
@@ -114,11 +116,14 @@ class Manifest:
     budgets: Budgets = field(default_factory=Budgets)
     control_flow: tuple[str, ...] = ()
     states: tuple[State, ...] = ()
+    codecs: tuple[Codec, ...] = ()
 
     def __post_init__(self) -> None:
         listed = {entry.path for entry in self.files}
         used = {variant.features for variant in self.variants} | {variant.model for variant in self.variants}
         used |= {tensor.path for tensor in self.golden.tensors} | {probe.path for probe in self.probes}
+        for codec in self.codecs:
+            used |= {codec.golden.encoded, codec.golden.decoded} if codec.golden is not None else set()
         if len(listed) != len(self.files) or len(listed) > MAX_FILES:
             raise InvalidDocument(f"The manifest of {self.name!r} lists a file twice, or more than {MAX_FILES}.")
         if sum(entry.size for entry in self.files) > MAX_PACKAGE_BYTES:
@@ -147,7 +152,25 @@ class Manifest:
             raise InvalidDocument(
                 f"The manifest of {self.name!r} declares control flow that is none of {CONTROL_FLOW}."
             )
-        check_states(self.name, self.states, self.inputs, self.features, self.outputs, self.max_batch)
+        check_states(self.name, self.states, self.graph_inputs, self.features, self.outputs, self.max_batch)
+        self._check_codecs()
+
+    def _check_codecs(self) -> None:
+        inputs = {spec.name: spec for spec in self.inputs}
+        for codec in self.codecs:
+            if codec.golden is None or codec.input not in inputs or not codec.fits(inputs[codec.input]):
+                raise InvalidDocument(
+                    f"The codec of input {codec.input[:80]!r} has no golden encodings, or its input is not BYTES of "
+                    "[-1, 1]."
+                )
+        if len({codec.input for codec in self.codecs}) != len(self.codecs):
+            raise InvalidDocument(f"The manifest of {self.name!r} has two codecs for one input.")
+
+    @property
+    def graph_inputs(self) -> tuple[TensorSpec, ...]:
+        """What the features graph gets: the inputs, and where one has a codec, what it decodes to."""
+        decoded = {codec.input: codec.decoded for codec in self.codecs}
+        return tuple(decoded.get(spec.name, spec) for spec in self.inputs)
 
     def to_bytes(self) -> bytes:
         """The canonical bytes of manifest.json."""
@@ -164,6 +187,8 @@ class Manifest:
             fields["control_flow"] = list(self.control_flow)
         if self.states:
             fields["states"] = [state.to_json() for state in self.states]
+        if self.codecs:
+            fields["codecs"] = [codec.to_json() for codec in self.codecs]
         return canonical(
             {
                 **fields,
@@ -222,6 +247,7 @@ class Manifest:
             budgets=reader.object("budgets", Budgets.read) if "budgets" in reader.names() else Budgets(),
             control_flow=reader.strings("control_flow", ()),
             states=reader.objects("states", State.read, ()),
+            codecs=reader.objects("codecs", Codec.read, ()),
         )
         reader.close()
         if manifest.to_bytes() != data:

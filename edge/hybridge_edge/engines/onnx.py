@@ -105,23 +105,24 @@ class OnnxEngine:
         self._model = _session(package.read(variant.model), variant.model, options, provider)
         states = manifest.states
         for path, session, graph, taken, given in (
-            (variant.features, self._features, FEATURES, manifest.inputs, manifest.features),
+            (variant.features, self._features, FEATURES, manifest.graph_inputs, manifest.features),
             (variant.model, self._model, MODEL, manifest.features, manifest.outputs),
         ):
             specs = (*taken, *inputs_of(states, graph)), (*given, *outputs_of(states, graph))
             _check_signature(path, session, *specs)
         self._kept = {graph: [one for one in states if one.graph == graph] for graph in (FEATURES, MODEL)}
         self._initial = {one.input: initial_value(one) for one in states}
-        self._handed_on = {} if self._kept[FEATURES] else _handed_on(features, manifest.inputs)
+        self._handed_on = {} if self._kept[FEATURES] else _handed_on(features, manifest.graph_inputs)
         # Looked at and never run: what it holds need not stay.
-        self._features = None if self._handed_on else _with_bytes(self._features, manifest.inputs, manifest.features)
+        given = manifest.graph_inputs
+        self._features = None if self._handed_on else _with_bytes(self._features, given, manifest.features)
         del features
         self._model = _with_bytes(self._model, manifest.features, manifest.outputs)
         return_freed()
         self._feature_names = [spec.name for spec in manifest.features]
         self._output_names = [spec.name for spec in manifest.outputs]
         self.provider = provider
-        batched = next((spec.name for spec in manifest.inputs if spec.shape[0] == -1), "")
+        batched = next((spec.name for spec in manifest.graph_inputs if spec.shape[0] == -1), "")
         self._batched = batched if provider == CPU else ""
         self.degraded = ""
 

@@ -125,9 +125,14 @@ def index(
 
 
 def largest_message(manifests: Iterable[Manifest]) -> int:
-    """Bytes of the largest request or answer that a full batch of these models makes, BYTES not counted."""
+    """Bytes of the largest request or answer that a full batch of these models makes; of BYTES, those with a codec."""
     return max(
-        (_batch_bytes(specs, one.max_batch) for one in manifests for specs in (one.inputs, one.outputs)), default=0
+        (
+            _batch_bytes(specs, one.max_batch) + sum(codec.max_bytes for codec in codecs) * one.max_batch
+            for one in manifests
+            for specs, codecs in ((one.inputs, one.codecs), (one.outputs, ()))
+        ),
+        default=0,
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from queue import Full, Queue
 from threading import Event, Lock, Thread
 
+from hybridge_edge.arrays import held_bytes
 from hybridge_edge.engine import Array, Arrays
 from hybridge_edge.serving.evidence import comparable, disagreements
 from hybridge_edge.serving.residents import Resident, Residents
@@ -74,7 +75,7 @@ class LiveComparison:
             return  # the version before has not seen what this one's state is made of
         if not resident.against or self._random.random() >= self.share or not resident.manifest.confidence_output:
             return
-        size = sum(array.nbytes for array in inputs.values())
+        size = sum(map(held_bytes, inputs.values()))
         with self._lock:
             room = self._waiting_bytes + size <= MAX_WAITING_BYTES
             self._waiting_bytes += size if room else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hybridge_edge.arrays import NUMPY_TYPES
+from hybridge_edge.codecs.decoder import Decoder
 from hybridge_edge.contract.errors import InvalidInput
 from hybridge_edge.contract.manifest import Manifest
 from hybridge_edge.contract.tensors import BYTES, TensorSpec
@@ -22,6 +23,7 @@ class Signature:
         self._name = manifest.name
         self._max_batch = manifest.max_batch
         self._inputs = {spec.name: (spec, NUMPY_TYPES[spec.datatype], spec.item_shape) for spec in manifest.inputs}
+        self._decoders = {codec.input: Decoder(codec) for codec in manifest.codecs}
         self._outputs = {spec.name: spec for spec in manifest.outputs}
         self._all_outputs = manifest.outputs
         every = (*manifest.inputs, *manifest.features, *manifest.outputs)
@@ -39,7 +41,7 @@ class Signature:
             batched = spec.shape[0] == -1
             if (array.shape[1:] if batched else array.shape) != item_shape or array.ndim != len(spec.shape):
                 raise InvalidInput(f"Input {name!r} of {self._name} has shape {list(array.shape)}.", _should(spec))
-            if dtype.hasobject:
+            if dtype.hasobject and name not in self._decoders:
                 self._check_texts(name, array)
             if not batched:
                 continue
@@ -51,6 +53,9 @@ class Signature:
             if rows not in (0, size):
                 raise InvalidInput(f"The inputs of {self._name} have {rows} and {size} rows.", "Send the same of each.")
             rows = size
+        for name, decoder in self._decoders.items():
+            for element in inputs[name].flat:
+                decoder.check(element)
         return rows or 1
 
     def select(self, names: tuple[str, ...]) -> tuple[TensorSpec, ...]:

@@ -138,6 +138,12 @@ def test_the_components_of_each_target_resolve_from_its_lock_alone() -> None:
             pins = wheelhouse.pins_of(wheelhouse.of_component(short), target)
             assert ("onnxruntime" in {pin.name for pin in pins}) == (short == "InferenceServer")
             assert all(max(lock.check_wheel_name(pin.wheel, target), (2, 5)) <= (2, 35) for pin in pins)
+        more = wheelhouse.pins_of(wheelhouse.of_component("SensorPipeline", build.EXTRAS), target)
+        plain = wheelhouse.pins_of(wheelhouse.of_component("SensorPipeline"), target)
+        assert {pin.name for pin in more} - {pin.name for pin in plain} == {"opencv-python-headless"}
+        assert wheelhouse.of_component("SampleUplink", build.EXTRAS) == wheelhouse.of_component("SampleUplink")
+    with pytest.raises(UsageError, match="There is no extra 'lidar'"):
+        build.to_download(extras=("lidar",))
     jetpack = lock.read(JETPACK_6)
     for name, most in CEILINGS[(JETPACK_6.architecture, JETPACK_6.python)].items():
         assert tuple(map(int, jetpack[name].version.split(".")[:2])) <= most

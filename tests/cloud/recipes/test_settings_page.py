@@ -14,6 +14,11 @@ from hybridge_edge import pipeline, settings, uplink
 from hybridge_edge.configuration import Configuration
 from hybridge_edge.contract.batch import MAX_BATCH_SAMPLES
 from hybridge_edge.s3_access import Access
+from hybridge_edge.sources.camera import ENCODINGS, MAX_SIDE, QUALITY
+from hybridge_edge.sources.messages import PAYLOADS
+from hybridge_edge.sources.pacing import MAX_HERTZ
+from hybridge_edge.sources.queue import MAX_QUEUE_READINGS, QUEUE_READINGS
+from hybridge_edge.sources.replay import MAX_STEPS
 from hybridge_edge.stream_export import DEFAULT_PORT, DEFAULT_STREAM
 from hybridge_edge.targets.target import ADDRESSING, CHECKSUMS
 
@@ -121,6 +126,23 @@ def test_the_uplink_s_settings_have_the_defaults_and_the_choices_of_the_page() -
     assert page["conditionalWrites"][0] == str(read.store.conditional_writes).lower()
     assert (page["stream"][0], page["streamManagerPort"][0]) == (DEFAULT_STREAM, str(DEFAULT_PORT))
     for key, choices in {"via": uplink.VIA, "addressing": ADDRESSING, "checksums": CHECKSUMS}.items():
+        assert page[key][0] == choices[0]
+        assert re.split(", | or ", page[key][1].strip()) == list(choices)
+
+
+def test_the_pipeline_s_settings_have_the_ranges_and_choices_of_the_page() -> None:
+    page = documented("SensorPipeline")
+    for key, most in {
+        "sourceRate": MAX_HERTZ,
+        "sourceQueue": MAX_QUEUE_READINGS,
+        "sourceSteps": MAX_STEPS,
+        "sourceWidth": MAX_SIDE,
+        "sourceHeight": MAX_SIDE,
+    }.items():
+        assert page[key][1].endswith(f" to {most:.0f}"), key
+    assert page["sourceQueue"][0] == str(QUEUE_READINGS)
+    assert page["sourceQuality"][0] == str(QUALITY)
+    for key, choices in {"sourcePayload": PAYLOADS, "sourceEncoding": ENCODINGS, "results": pipeline.RESULTS}.items():
         assert page[key][0] == choices[0]
         assert re.split(", | or ", page[key][1].strip()) == list(choices)
 

@@ -13,18 +13,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hybridge_cloud.sandbox.device.ipc import Answer, Denied, IpcServer, Stream
 from hybridge_cloud.sandbox.device.mode import Mode, limits_of
 from hybridge_edge import greengrass
+from hybridge_edge.arrays import to_tensor
+from hybridge_edge.configuration import Configuration
+from hybridge_edge.contract import names
 from hybridge_edge.contract.errors import Refused, Unavailable
 from hybridge_edge.contract.report import DeviceReport, Evidence, ModelReport
 from hybridge_edge.contract.scores import STEPS, ScoreSketch
 from hybridge_edge.contract.sketch import BUCKETS, Sketch
 from hybridge_edge.contract.states import PackageState
 from hybridge_edge.contract.telemetry import Telemetry
+from hybridge_edge.contract.window import Window
 from hybridge_edge.reporting import PERIOD_SECONDS, SEQUENCE_BLOCK, Durations, Reporter, Snapshot, fitting
+from hybridge_edge.sources.source import Context, open_source
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -39,6 +45,7 @@ class Core:
     streams: dict[str, Stream] = field(default_factory=dict)
     refuse: str = ""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+    server: Any = None
 
     async def operate(self, name: str, request: Mapping[str, Any], stream: Stream) -> Answer:
         if self.refuse:
@@ -80,13 +87,13 @@ def core(monkeypatch: pytest.MonkeyPatch) -> Iterator[Core]:
     one = Core(folder / "ipc.socket")
     thread = threading.Thread(target=one.loop.run_forever)
     thread.start()
-    server = IpcServer(one.socket, limits_of(Mode.LITE), {"token": "c"}.get, one.operate)
-    one.do(server.start())
+    one.server = IpcServer(one.socket, limits_of(Mode.LITE), {"token": "c"}.get, one.operate)
+    one.do(one.server.start())
     monkeypatch.setenv("AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT", str(one.socket))
     monkeypatch.setenv("SVCUID", "token")
     monkeypatch.setenv("HYBRIDGE_RUNTIME_DIR", str(folder / "run"))
     yield one
-    one.do(server.close())
+    one.do(one.server.close())
     one.loop.call_soon_threadsafe(one.loop.stop)
     thread.join()
     one.loop.close()
@@ -150,6 +157,38 @@ def test_a_message_that_would_end_the_connection_is_not_sent(core: Core) -> None
         with pytest.raises(Refused, match="over 5120"):
             nucleus.publish_to_iot_core("topic", b"x" * (greengrass.MAX_MESSAGE_BYTES + 1))
     assert len(core.published) == 1
+
+
+def test_a_source_takes_messages_of_the_bus_and_subscribes_again_when_the_nucleus_was_away(
+    core: Core, wait_for: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = names.windows_topic("device-1")
+    context = Context("device-1", Configuration(), lambda: pytest.fail("it needs no broker"))
+    source = open_source("greengrass", context)
+    try:
+        wait_for(lambda: topic in core.streams)
+
+        def give(number: int) -> None:
+            window = Window(f"bus/{number}", (to_tensor("x", np.array([number], np.float32)),))
+            with _connected() as nucleus:
+                nucleus.publish(topic, window.to_bytes())
+
+        give(1)
+        first = source.next(5)
+        assert first is not None
+        assert (first.sample_id, first.inputs["x"].tolist()) == ("bus/1", [1.0])
+        core.streams.clear()
+        core.do(core.server.close())
+        wait_for(lambda: source.counters().lost >= 1)
+        core.do(core.server.start())
+        wait_for(lambda: topic in core.streams)
+        give(2)
+        second = source.next(5)
+        assert second is not None
+        assert second.sample_id == "bus/2"
+        assert "nucleus" in caplog.text
+    finally:
+        source.close()
 
 
 def _connected() -> greengrass.Nucleus:

@@ -19,11 +19,13 @@ from typing import Any
 
 import boto3
 import numpy as np
+import picture_package
 import pytest
 
 from hybridge_cloud.sandbox.lifecycle import RunningSandbox, running
 from hybridge_edge.arrays import to_tensor
 from hybridge_edge.client import InferenceAnswer
+from hybridge_edge.configuration import Configuration
 from hybridge_edge.contract import names
 from hybridge_edge.contract.batch import BatchManifest
 from hybridge_edge.contract.errors import InvalidInput, ModelNotFound, Refused, Unavailable, UsageError
@@ -32,7 +34,9 @@ from hybridge_edge.contract.window import Window
 from hybridge_edge.mqtt import Broker, Connection
 from hybridge_edge.pipeline import Pipeline, result
 from hybridge_edge.runtime import ENDPOINT_FILE
-from hybridge_edge.sensors import WindowQueue
+from hybridge_edge.sources.messages import taker
+from hybridge_edge.sources.queue import ReadingQueue
+from hybridge_edge.sources.source import Reading
 
 THING = "device-1"
 DIGEST = "sha256:" + "a" * 64
@@ -64,10 +68,11 @@ class Server:
 
 def turn(server: Server, count: int, wait_for: Any, publish: Any = None) -> tuple[Pipeline, list[bytes]]:
     """Run a pipeline over ``count`` windows until each was answered or failed."""
-    queue, stop = WindowQueue(), threading.Event()
+    queue, stop = ReadingQueue(), threading.Event()
+    put = taker(queue, Configuration(), THING)
     results: list[bytes] = []
     for number in range(count):
-        queue.put(window(number).to_bytes())
+        put(window(number).to_bytes())
     pipeline = Pipeline(queue, "watch", (publish or results.append,), connect=lambda: server)  # type: ignore[arg-type,return-value]
     thread = threading.Thread(target=pipeline.run, args=(stop,))
     thread.start()
@@ -109,12 +114,12 @@ def test_a_result_says_class_label_version_and_times() -> None:
         "broken": np.array([[np.nan]], np.float32),
     }
     answer = InferenceAnswer(outputs, "watch", "2.0.0", "person1/1", DIGEST, "CPU", 1, 2, 3, 6)
-    fields = json.loads(result(window(1), answer, ("left", "right", "still")))
+    fields = json.loads(result(Reading("person1/1", {}), answer, ("left", "right", "still")))
     assert (fields["class"], fields["label"], fields["version"]) == (1, "right", "2.0.0")
     assert fields["confidence"] == pytest.approx(0.7)
     assert set(fields["outputs"]) == {"scores"}
     assert (fields["features_us"], fields["infer_us"], fields["total_us"]) == (2, 3, 6)
-    assert json.loads(result(window(1), answer, ()))["label"] == ""
+    assert json.loads(result(Reading("person1/1", {}), answer, ()))["label"] == ""
 
 
 @pytest.mark.parametrize("missing", ["key", "ca", "file"])
@@ -300,3 +305,54 @@ def test_windows_become_results_and_samples_in_the_bucket_over_a_change_of_versi
     for process in (pipeline, uplink):
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+
+
+PICTURES = names.windows_topic(THING)
+
+
+def test_jpegs_from_the_broker_and_pictures_from_files_become_results(
+    tmp_path: Path, broker: Broker, kit: ModuleType, device: Device, wait_for: Any
+) -> None:
+    device("serve", "--store", str(tmp_path / "store"), "--spool", str(tmp_path / "spool"))
+    wait_for(lambda: (device.runtime / ENDPOINT_FILE).exists())
+    picture_package.build(tmp_path / "package", kit, picture_package.jpeg_codec())
+    device("activate", str(tmp_path / "package"), "--epoch", "1").wait(30)
+    pictures = [picture_package.encode(picture_package.scene(seed)) for seed in range(6)]
+    files = tmp_path / "belt"
+    files.mkdir()
+    for number, picture in enumerate(pictures):
+        (files / f"{number}.jpg").write_bytes(picture)
+    common = ["--model", picture_package.MODEL, "--source-input", "picture"]
+    tls = ["--broker-host", broker.host, "--broker-port", str(broker.port), "--broker-ca", str(broker.ca)]
+    tls += ["--broker-certificate", str(broker.certificate), "--broker-key", str(broker.key)]
+
+    results: list[dict[str, Any]] = []
+    topic = names.results_topic(THING)
+    with (
+        Connection(broker, "pictures-test", topic, lambda payload: results.append(json.loads(payload))) as listener,
+        Connection(broker, "pictures-camera") as camera,
+    ):
+        for connection in (listener, camera):
+            connection.start()
+            connection.wait_ready(20)
+        replay = device("pipeline", *common, *tls, "--source", "replay", "--source-path", str(files))
+        assert replay.wait(30) == 0, "the files have an end"
+        wait_for(lambda: len(results) == 6)
+        assert [fields["sample_id"] for fields in results] == [f"belt/{number}" for number in range(6)]
+
+        pipeline = device("pipeline", *common, *tls, "--source-payload", "encoded")
+        played = {fields["sample_id"]: fields["outputs"] for fields in results}
+        results.clear()
+
+        def answered() -> bool:
+            camera.publish(PICTURES, pictures[3])
+            return bool(results)
+
+        wait_for(answered)
+        count = len(results)
+        camera.publish(PICTURES, pictures[3][:-200])  # damaged: counted as failed, and the next one is answered
+        camera.publish(PICTURES, pictures[3])
+        wait_for(lambda: len(results) > count)
+        pipeline.send_signal(signal.SIGTERM)
+        assert pipeline.wait(30) == 0
+    assert {json.dumps(fields["outputs"]) for fields in results} == {json.dumps(played["belt/3"])}

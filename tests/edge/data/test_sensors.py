@@ -9,14 +9,30 @@ import numpy as np
 import pytest
 
 from hybridge_edge.arrays import to_array, to_tensor
+from hybridge_edge.configuration import Configuration
 from hybridge_edge.contract.document import canonical
 from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, InvalidName
 from hybridge_edge.contract.window import MAGIC, MAX_WINDOW_BYTES, Window
-from hybridge_edge.sensors import REMEMBERED_IDS, SourceCounters, WindowQueue
+from hybridge_edge.sources.messages import taker
+from hybridge_edge.sources.queue import REMEMBERED_IDS, ReadingQueue
+from hybridge_edge.sources.source import Reading, SourceCounters
 
 
 def window(number: int) -> Window:
     return Window(f"person1/{number}", (to_tensor("window", np.full((4, 3), number, np.float32)),))
+
+
+class WindowQueue(ReadingQueue):
+    """A queue that is given messages, and gives windows back to compare."""
+
+    def put(self, message: bytes) -> None:
+        taker(self, Configuration(), "device-1")(message)
+
+    def window(self) -> Window | None:
+        reading: Reading | None = self.next(0)
+        if reading is None:
+            return None
+        return Window(reading.sample_id, tuple(to_tensor(name, array) for name, array in reading.inputs.items()))
 
 
 def test_a_window_survives_its_message() -> None:
@@ -62,7 +78,7 @@ def test_what_is_no_window_is_refused_and_does_not_stop_the_queue(data: bytes) -
     queue = WindowQueue()
     queue.put(data)
     queue.put(window(1).to_bytes())
-    assert queue.next(0) == window(1)
+    assert queue.window() == window(1)
     assert queue.counters() == SourceCounters(received=2, taken=1, invalid=1)
 
 
@@ -88,7 +104,7 @@ def test_a_redelivery_is_taken_once() -> None:
     queue = WindowQueue()
     for number in (1, 2, 1, 2, 3):
         queue.put(window(number).to_bytes())
-    assert [queue.next(0) for _ in range(4)] == [window(1), window(2), window(3), None]
+    assert [queue.window() for _ in range(4)] == [window(1), window(2), window(3), None]
     assert queue.counters() == SourceCounters(received=5, taken=3, duplicates=2)
 
 
@@ -96,7 +112,7 @@ def test_a_device_that_falls_behind_drops_the_oldest_and_counts_them() -> None:
     queue = WindowQueue(limit=10)
     for number in range(25):
         queue.put(window(number).to_bytes())
-    assert [queue.next(0) for _ in range(10)] == [window(number) for number in range(15, 25)]
+    assert [queue.window() for _ in range(10)] == [window(number) for number in range(15, 25)]
     assert queue.counters() == SourceCounters(received=25, taken=10, dropped=15)
 
 

@@ -230,14 +230,14 @@ def test_spoiled_requests_of_sequences_get_answers_or_words_too(protocol: Protoc
     rng, found = random.Random(SEED + 2), sequences_of(kit)
     allowed = {
         *ALLOWED,
-        grpc.StatusCode.OK,
-        grpc.StatusCode.ABORTED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,  # the mutator begins more than there may be
-        grpc.StatusCode.FAILED_PRECONDITION,  # and sends what is no number
+        Status.OK,
+        Status.ABORTED,
+        Status.RESOURCE_EXHAUSTED,  # the mutator begins more than there may be
+        Status.FAILED_PRECONDITION,  # and sends what is no number
     }
     for good in found:
-        assert outcome(protocol, good.SerializeToString()) == (grpc.StatusCode.OK, "")
-    codes: dict[grpc.StatusCode, int] = {}
+        assert outcome(protocol, good.SerializeToString()) == (Status.OK, "")
+    codes: dict[Status, int] = {}
     for number in range(EXAMPLES // 4):
         message = spoiled(found, rng)
         code, text = outcome(protocol, message)
@@ -245,7 +245,7 @@ def test_spoiled_requests_of_sequences_get_answers_or_words_too(protocol: Protoc
         where = f"example {number} of seed {SEED + 2}: {message.hex()}: {text}"
         assert code in allowed, where
         assert not leaks(text, message), where
-    reached = {grpc.StatusCode.OK, grpc.StatusCode.ABORTED, grpc.StatusCode.INVALID_ARGUMENT}
+    reached = {Status.OK, Status.ABORTED, Status.INVALID_ARGUMENT}
     assert min(codes[code] for code in reached) > EXAMPLES // 400, codes
     counts = protocol._service.sequences.counts()
     assert counts.live <= protocol._service.sequences.count
