@@ -107,7 +107,7 @@ class Outgoing:
 
     def pump(self, stream: Stream) -> None:
         """Send of what waits as much as the windows allow, and the end behind all of it."""
-        made: list[Part] = [self._begin(stream)] if stream.outgoing else []
+        made: list[Part] = [self._begin(stream)] if stream.outgoing and not stream.begun else []
         while stream.outgoing:
             piece = stream.outgoing[0]
             size = min(len(piece), self._frame, self._window, stream.window)
@@ -148,8 +148,10 @@ class Outgoing:
             if len(part) < JOINED_BYTES:
                 small.append(part)
                 continue
-            stream.outgoing.extend((memoryview(b"".join(small)), memoryview(part)))
-            small = [b""]
+            if any(small):
+                stream.outgoing.append(memoryview(b"".join(small)))
+            stream.outgoing.append(memoryview(part))
+            small = []
         if any(small):
             stream.outgoing.append(memoryview(b"".join(small)))
 

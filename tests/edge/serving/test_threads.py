@@ -6,27 +6,29 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from hybridge_edge import runtime
 from hybridge_edge import trust as trusting
 from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.engine import load
+from hybridge_edge.http2.connection import Limits
+from hybridge_edge.http2.listener import Listener
+from hybridge_edge.serving import statuses
 from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.residents import Resident
 from hybridge_edge.serving.server import InferenceServer
 from hybridge_edge.serving.service import Service
-from hybridge_edge.serving.threads import Threads
 
 CALLERS = 8
 ASK = """
 import sys, threading
 import grpc
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
-from hybridge_edge.serving.server import quiet_grpc
+from hybridge_edge.client.targets import quiet_grpc
 quiet_grpc()
 answers = []
 def ask():
@@ -86,22 +88,7 @@ def test_without_more_threads_everybody_is_answered(server: InferenceServer, ver
     assert ask(target, "ServerLive") == ["OK"] * 5 * CALLERS
 
 
-def test_the_standard_pool_raises_and_keeps_the_work_all_the_same() -> None:
-    """The control: grpc's one thread that takes calls in would end of this."""
-    pool, ran = ThreadPoolExecutor(2), threading.Event()
+def test_with_no_thread_at_all_it_says_so(short: Path) -> None:
+    listener = Listener(runtime.listen(short / "none.sock", 1), "none", {}, statuses.status, Limits(1024, 1), 1)
     with no_more_threads(), pytest.raises(RuntimeError, match="can't start new thread"):
-        pool.submit(ran.set)
-    assert not ran.is_set()
-    pool.shutdown(wait=False, cancel_futures=True)
-
-
-def test_a_pool_without_its_first_thread_says_so() -> None:
-    with no_more_threads(), pytest.raises(RuntimeError):
-        Threads(2, "none")
-
-
-def test_what_waits_runs_in_the_threads_that_are_there() -> None:
-    pool = Threads(4, "few")
-    with no_more_threads():
-        assert [one.result(10) for one in [pool.submit(pow, 2, n) for n in range(20)]] == [2**n for n in range(20)]
-    pool.shutdown()
+        listener.start()
