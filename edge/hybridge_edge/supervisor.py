@@ -95,7 +95,8 @@ class Supervisor:
             alive, held = os.pipe()
             descriptors += [alive, held]
             if self._settings.tcp:
-                self._front = Front(self._settings.tcp, runtime_folder / runtime.NETWORK_SOCKET, alive)
+                behind = runtime_folder / runtime.NETWORK_SOCKET
+                self._front = Front(self._settings.tcp, behind, alive, self._settings.tls)
             self._told = Told(runtime_folder)
             trials.count_crash(self._settings.store)  # of an earlier life, ended by a power cut or worse
             return self._supervise(alive, tuple(descriptors[:3]))
@@ -158,6 +159,8 @@ class Supervisor:
         if told is not None:
             self._settings = self._settings.following(told)
             logs.configure(self._settings.log_format, self._settings.log_level)
+            if self._front is not None:
+                self._front.follow(self._settings.tls)
         return self._settings
 
 

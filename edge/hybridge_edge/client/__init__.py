@@ -14,5 +14,6 @@ from hybridge_edge.client.aio import AsyncClient
 from hybridge_edge.client.answers import InferenceAnswer, answer_of
 from hybridge_edge.client.sync import Client
 from hybridge_edge.client.targets import ENDPOINT_VARIABLE, endpoint
+from hybridge_edge.client.tls import ClientTls
 
-__all__ = ["ENDPOINT_VARIABLE", "AsyncClient", "Client", "InferenceAnswer", "answer_of", "endpoint"]
+__all__ = ["ENDPOINT_VARIABLE", "AsyncClient", "Client", "ClientTls", "InferenceAnswer", "answer_of", "endpoint"]

@@ -106,6 +106,11 @@ def error_of(error: grpc.RpcError, target: str) -> HybridgeError:
     code = error.code()
     kind = _ERRORS.get(code.name, Refused)
     if kind is Unavailable:
+        if _HANDSHAKE.search(str(error.details())):
+            return Unavailable(
+                f"The server at {target} and this client do not accept each other's certificates.",
+                "Compare authorities, names and dates; hybridge-edge status on the server counts why (docs/tls.md).",
+            )
         return Unavailable(f"The server at {target} does not answer ({code.name}).", "See hybridge-edge status.")
     if kind is DeadlineExceeded:
         return DeadlineExceeded(f"The server at {target} gave no answer in time.", "Allow more, or ask for less.")

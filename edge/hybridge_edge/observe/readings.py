@@ -11,6 +11,7 @@ from hybridge_edge import runtime, spool
 from hybridge_edge.capture import CaptureCounters
 from hybridge_edge.contract.errors import HybridgeError
 from hybridge_edge.contract.report import ModelReport
+from hybridge_edge.front.tls_status import TlsStatus
 from hybridge_edge.serving.service import Service
 from hybridge_edge.serving.standing import standing
 from hybridge_edge.serving.statistics import ModelStatistics
@@ -46,7 +47,7 @@ class Readings:
     Attributes:
         at: seconds since 1970. invalid: (model, requests that were their callers' fault).
         capture: None where nothing is captured. spool_records: that wait for the uplink.
-        returned: samples and labels that the uplink brought to the cloud in the spool's life. waiting: requests, now.
+        tls: of the network, None where TCP is off or plain. returned: samples and labels that the uplink brought to the cloud in the spool's life. waiting: requests, now.
     """
 
     version: str
@@ -59,6 +60,7 @@ class Readings:
     spool_records: int = 0
     returned: int = 0
     waiting: int = 0
+    tls: TlsStatus | None = None
 
 
 class Reader:
@@ -90,7 +92,15 @@ class Reader:
             spool_records=max(capture.spool_records - passed, 0) if capture is not None else 0,
             returned=_returned(),
             waiting=service.gate.waiting,
+            tls=_tls(),
         )
+
+
+def _tls() -> TlsStatus | None:
+    try:
+        return TlsStatus.read(runtime.folder())
+    except HybridgeError:  # as below
+        return None
 
 
 def _returned() -> int:
