@@ -38,8 +38,7 @@ class _Connection:
         if credentials is None or files.tls is None:
             self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
         else:
-            options = (*OPTIONS, *files.tls.options())
-            self._channel = grpc.aio.secure_channel(target, credentials, options=options)
+            self._channel = grpc.aio.secure_channel(target, credentials, options=files.tls.options())
         self._infer = self._channel.unary_unary(f"{SERVICE}ModelInfer")
         self._stream = self._channel.stream_stream(f"{SERVICE}ModelStreamInfer")
         self._most = streams

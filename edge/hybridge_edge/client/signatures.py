@@ -21,7 +21,7 @@ def inputs_over(target: str, tls: ClientTls | None, model: str, timeout_s: float
     if tls is None:
         channel = grpc.insecure_channel(target, options=OPTIONS)
     else:
-        channel = grpc.secure_channel(target, tls.credentials(), options=(*OPTIONS, *tls.options()))
+        channel = grpc.secure_channel(target, tls.credentials(), options=tls.options())
     with channel:
         ask = channel.unary_unary(
             f"{SERVICE}ModelMetadata",

@@ -47,7 +47,7 @@ class _Connection:
             self._channel = grpc.insecure_channel(target, options=OPTIONS)
         else:
             self.uses = Uses()
-            self._channel = grpc.secure_channel(target, credentials, options=(*OPTIONS, *files.tls.options()))
+            self._channel = grpc.secure_channel(target, credentials, options=files.tls.options())
         self.infer = self._channel.unary_unary(f"{SERVICE}ModelInfer")
         self.streams = Streams(self._channel.stream_stream(f"{SERVICE}ModelStreamInfer"), streams)
 

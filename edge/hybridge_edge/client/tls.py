@@ -11,10 +11,15 @@ from pathlib import Path
 
 import grpc
 
+from hybridge_edge.client.targets import OPTIONS
 from hybridge_edge.contract.errors import Refused, UsageError
 
 LOOK_S = 5.0
 """Between two looks at the files."""
+CONNECT_MS = 5000
+"""How long a connection may take to be made. On a device's own sockets it is OPTIONS' 50 ms; a network and two
+handshakes, or a server that has many of them, take longer."""
+_CONNECT_WITHIN = "grpc.min_reconnect_backoff_ms"
 MAX_FILE_BYTES = 1024 * 1024
 
 
@@ -43,9 +48,11 @@ class ClientTls:
         self._check()
         return grpc.ssl_channel_credentials(ca, key, certificate)
 
-    def options(self) -> tuple[tuple[str, str], ...]:
-        """Of grpc's channel."""
-        return (("grpc.ssl_target_name_override", self.server_name),) if self.server_name else ()
+    def options(self) -> tuple[tuple[str, int | str], ...]:
+        """Of grpc's channel, all of them."""
+        kept = tuple((name, value) for name, value in OPTIONS if name != _CONNECT_WITHIN)
+        named = (("grpc.ssl_target_name_override", self.server_name),) if self.server_name else ()
+        return (*kept, (_CONNECT_WITHIN, CONNECT_MS), *named)
 
     def stamp(self) -> tuple[object, ...]:
         """Different once a file has changed."""

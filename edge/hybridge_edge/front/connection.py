@@ -19,7 +19,7 @@ FRAME_S = 30.0
 """From the first byte of a frame to its last."""
 CALL_WAIT_S = 1.0
 """How long a call waits for another one of its host to end: what is held back with it may be what that one needs."""
-LINGER_S = 2.0
+LINGER_S = 1.0
 """From the word that a connection ends to its end, where no call is under way: time to hear it."""
 DRAIN_S = 60.0
 """The same where calls go on: a stream may never end."""

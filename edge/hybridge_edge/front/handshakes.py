@@ -19,10 +19,8 @@ from hybridge_edge.front.tls_status import RESULTS
 _LOG = logging.getLogger(__name__)
 MAX_HANDSHAKES = 32
 MAX_HANDSHAKES_OF_HOST = 8
-HANDSHAKE_S = 5.0
-"""From the connection to the last word of the handshake, however it trickles."""
 HANDSHAKE_COST = 200
-"""Of a host's budget: a hundred a second at most."""
+"""Of a host's budget: a hundred a second at most. Who has no more waits, as everything of a host does here."""
 READ_BYTES = 16 * 1024
 SAY_S = 5.0
 """Between two lines in the log about somebody who was not let in."""
@@ -30,13 +28,13 @@ SAY_S = 5.0
 
 @dataclass(slots=True, eq=False)
 class Handshake:
-    """One client; ``pending`` is what is to be sent to it."""
+    """One client; ``pending`` is what is to be sent to it, ``until`` when it must be done."""
 
     client: socket.socket
     address: str
     host: Host
     session: Session
-    began: float
+    until: float
     pending: bytearray = field(default_factory=bytearray)
 
 
@@ -58,26 +56,42 @@ class Handshakes:
         self._epoll = epoll
         self._rotation = rotation
         self._open: dict[int, Handshake] = {}
+        self._waiting: list[Handshake] = []
+        """Come, and not read yet; no more than there may be connections."""
         self._said_at = 0.0
         self.results = dict.fromkeys(RESULTS, 0)
 
     def __contains__(self, descriptor: int) -> bool:
         return descriptor in self._open
 
-    def begin(self, client: socket.socket, address: str, host: Host, now: float) -> bool:
-        """Begin one with a client that has just come; where not, the caller closes it."""
+    @property
+    def waiting(self) -> bool:
+        """Whether somebody waits for a turn: ``begin_waiting`` wants to be called."""
+        return bool(self._waiting)
+
+    def come(self, client: socket.socket, address: str, host: Host, now: float) -> bool:
+        """Somebody has just come; where there is nothing to show, the caller closes the connection."""
         credentials = self._rotation.current
         if credentials is None:
             self._count("not-ready", address)
             return False
-        full = len(self._open) >= MAX_HANDSHAKES or host.handshakes >= MAX_HANDSHAKES_OF_HOST
-        if full or not host.spend(HANDSHAKE_COST, now):
-            self._count("too-many", address)
-            return False
-        host.handshakes += 1
-        self._open[client.fileno()] = Handshake(client, address, host, Session(credentials), now)
-        self._epoll.register(client, select.EPOLLIN)
+        until = now + credentials.settings.handshake_s
+        self._waiting.append(Handshake(client, address, host, Session(credentials), until))
+        self.begin_waiting(now)
         return True
+
+    def begin_waiting(self, now: float) -> None:
+        """Begin the handshakes for which there is room, and that their hosts can pay for."""
+        left = []
+        for one in self._waiting:
+            room = len(self._open) < MAX_HANDSHAKES and one.host.handshakes < MAX_HANDSHAKES_OF_HOST
+            if not (room and one.host.spend(HANDSHAKE_COST, now)):
+                left.append(one)
+                continue
+            one.host.handshakes += 1
+            self._open[one.client.fileno()] = one
+            self._epoll.register(one.client, select.EPOLLIN)
+        self._waiting = left
 
     def serve(self, descriptor: int) -> Guest | Host | None:
         """Go on with one. Who was let in; the host of one that has failed and is closed; None where it goes on."""
@@ -107,12 +121,19 @@ class Handshakes:
 
     def late(self, now: float) -> list[Host]:
         """End those that have taken too long; their hosts."""
-        found = [one for one in self._open.values() if now - one.began > HANDSHAKE_S]
-        return [self._fail(one, "timed-out") for one in found]
+        found = [self._fail(one, "timed-out") for one in tuple(self._open.values()) if now > one.until]
+        for one in [one for one in self._waiting if now > one.until]:
+            self._count("too-many", one.address)
+            self._waiting.remove(one)
+            one.client.close()
+            found.append(one.host)
+        return found
 
     def close(self) -> None:
         for one in tuple(self._open.values()):
             self._let_go(one)
+            one.client.close()
+        for one in self._waiting:
             one.client.close()
 
     def _judge(self, one: Handshake) -> Guest | Host:

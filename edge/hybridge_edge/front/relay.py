@@ -71,8 +71,10 @@ class Relay:
         listener, sides, handshakes = self._listener.fileno(), self._sides, self._handshakes
         looked = time.monotonic()
         while True:
-            idle = SWEEP_S if self._guests is None else min(SWEEP_S, self._guests.look_s)
-            for descriptor, events in self._epoll.poll(TICK_S if self._held else idle):
+            every = SWEEP_S if self._guests is None else min(SWEEP_S, self._guests.look_s)
+            for descriptor, events in self._epoll.poll(
+                TICK_S if self._held or (handshakes and handshakes.waiting) else every
+            ):
                 found = sides.get(descriptor)
                 if found is not None:
                     self._serve(*found, events)
@@ -86,9 +88,11 @@ class Relay:
                 for connection in tuple(self._held):
                     self._let_in(connection, b"")
             now = time.monotonic()
+            if handshakes is not None and handshakes.waiting:
+                handshakes.begin_waiting(now)
             if self._guests is not None and self._guests.look(now):
                 self._judge_again()
-            if now - looked > SWEEP_S:
+            if now - looked > every:
                 looked = now
                 self._sweep(now)
 
@@ -148,7 +152,7 @@ class Relay:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._handshakes is None:
             self._join(client, host)
-        elif not self._handshakes.begin(client, str(address[0]), host, now):
+        elif not self._handshakes.come(client, str(address[0]), host, now):
             self._hosts.leave(host)
             client.close()
 

@@ -13,6 +13,8 @@ FILE = "front.json"
 """In the runtime folder: these settings, for the front, which reads them again when they change."""
 LOOK_S = 2.0
 """How often the front looks whether a file has changed."""
+HANDSHAKE_S = 5.0
+"""From a connection to the last word of its handshake, however it trickles."""
 DEFAULT_CONNECTION_S = 3600.0
 MIN_CONNECTION_S = 10.0
 MAX_CONNECTION_S = 7 * 24 * 3600.0
@@ -29,6 +31,7 @@ class TlsSettings:
         client_ca: PEM, every authority whose clients may come. clients: names, or the absolute path of a list of them
             (see allowed.read_names). revoked: path of a list of certificates that may not, "" for none.
         connection_s: how long a connection may live. look_s: between two looks at the files.
+        handshake_s: how long a handshake may take. Nobody is asked for the last two: tests are in a hurry.
     """
 
     certificate: str
@@ -38,6 +41,7 @@ class TlsSettings:
     revoked: str = ""
     connection_s: float = DEFAULT_CONNECTION_S
     look_s: float = LOOK_S
+    handshake_s: float = HANDSHAKE_S
 
     def to_json(self) -> bytes:
         return canonical(asdict(self))
@@ -54,6 +58,7 @@ class TlsSettings:
             revoked=reader.text("revoked"),
             connection_s=reader.number("connection_s"),
             look_s=reader.number("look_s"),
+            handshake_s=reader.number("handshake_s"),
         )
         reader.close()
         return settings

@@ -47,7 +47,8 @@ class Readings:
     Attributes:
         at: seconds since 1970. invalid: (model, requests that were their callers' fault).
         capture: None where nothing is captured. spool_records: that wait for the uplink.
-        tls: of the network, None where TCP is off or plain. returned: samples and labels that the uplink brought to the cloud in the spool's life. waiting: requests, now.
+        returned: samples and labels that the uplink brought to the cloud in the spool's life. waiting: requests, now.
+        tls: of the network, None where TCP is off or plain.
     """
 
     version: str
