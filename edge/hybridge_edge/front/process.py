@@ -13,7 +13,6 @@ from hybridge_edge import durable
 from hybridge_edge.contract.errors import HybridgeError, Unavailable
 from hybridge_edge.front import tls_settings
 from hybridge_edge.front.tls_settings import TlsSettings
-from hybridge_edge.front.tls_status import STATUS_FILE
 from hybridge_edge.loopback import parse_address, parse_tcp
 
 _LOG = logging.getLogger(__name__)
@@ -37,7 +36,6 @@ class Front:
     def __init__(self, tcp: str, server: Path, alive: int, tls: TlsSettings | None = None) -> None:
         self._tls = tls
         self._settings = server.parent / tls_settings.FILE
-        (server.parent / STATUS_FILE).unlink(missing_ok=True)  # of an earlier life
         if tls is not None:
             durable.write(self._settings, tls.to_json())
         self._listener = listen(tcp, anywhere=tls is not None)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
+import subprocess
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -18,12 +21,17 @@ import grpc
 import pytest
 from certificates import Authority, Leaf, put
 
+from hybridge_edge.contract.errors import Refused
+from hybridge_edge.front import allowed, certificates
 from hybridge_edge.front.frames import DATA, END_HEADERS, GOAWAY, HEADERS, PREFACE, SETTINGS, Frames, goaway
 from hybridge_edge.front.handshakes import MAX_HANDSHAKES_OF_HOST
+from hybridge_edge.front.hosts import BUDGET_PER_S, Host
 from hybridge_edge.front.process import Front
+from hybridge_edge.front.tls import Session
 from hybridge_edge.front.tls_settings import TlsSettings
-from hybridge_edge.front.tls_status import TlsStatus
+from hybridge_edge.front.tls_status import RESULTS, TlsStatus
 
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "tls.md"
 METHOD = "/test.Echo/Call"
 NAME = "press-7.plant.example"
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0),
@@ -446,6 +454,54 @@ def test_a_connection_that_is_old_enough_is_renewed_and_its_calls_are_answered(p
     assert plant.wait(lambda status: status.handshakes["ok"] >= 2)
     echo.go.set()
     assert future.result(10) == b"wait"
+
+
+def test_the_commands_of_the_page_make_what_the_server_takes(plant: Plant, tmp_path: Path) -> None:
+    commands = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+    assert len(commands) == 1
+    subprocess.run(["bash", "-e", "-u", "-c", commands[0]], cwd=tmp_path, capture_output=True, check=True)
+    authority = Authority()
+    authority.certificate = (tmp_path / "ca.pem").read_bytes()
+    plant.trusted.append(authority)
+    put(plant.folder / "ca.pem", authority.certificate)
+    plant.serve(Leaf((tmp_path / "server.pem").read_bytes(), (tmp_path / "server.key").read_bytes()))
+    plant.wait(lambda status: "edge-1.plant.example" in status.names and status.rotations > 0)
+    client = Leaf((tmp_path / "client.pem").read_bytes(), (tmp_path / "client.key").read_bytes())
+    assert plant.call(client)(b"x", timeout=10, wait_for_ready=True) == b"x"
+    assert set(re.findall(r"`([a-z0-9-]+)`", PAGE.read_text().split("| result | why |")[1].split("\n\n")[0])) == {
+        *RESULTS
+    }
+
+
+def test_records_are_counted_however_they_come_and_a_flood_of_empty_ones_is_a_debt() -> None:
+    stream = b"".join(b"\x17\x03\x03" + size.to_bytes(2, "big") + bytes(size) for size in (0, 1, 30, 16_000, 0, 700))
+    authority = Authority()
+    with tempfile.TemporaryDirectory() as folder:
+        certificate, key = authority.server().files(Path(folder), "server")
+        put(Path(folder) / "ca.pem", authority.certificate)
+        settings = TlsSettings(str(certificate), str(key), f"{folder}/ca.pem", NAME)
+        credentials = certificates.make(certificates.read(settings), settings)
+    for size in (1, 2, 5, 7, 100, 100_000):
+        session = Session(credentials)
+        assert sum(session.records(stream[at : at + size]) for at in range(0, len(stream), size)) == 6
+    host = Host(BUDGET_PER_S, 0.0)
+    host.owe(3 * BUDGET_PER_S, 0.0)
+    assert host.in_debt(0.5)
+    assert not host.spend(1, 0.9)
+    assert not host.in_debt(1.1)
+
+
+def test_names_and_revoked_certificates_are_read_strictly() -> None:
+    assert allowed.read_names("a.b, C.d.\n# a comment\nspiffe://x/Y#z  # one\n\n", "x") == {
+        ("DNS", "a.b"), ("DNS", "c.d"), ("URI", "spiffe://x/Y#z"),
+    }  # fmt: skip
+    assert allowed.read_revoked("serial 00AB:CD\nsha256 " + "A" * 64, "x") == {("serial", "abcd"), ("sha256", "a" * 64)}
+    for text in ("", "a b", "*.x", "spiffe://*/x", "a\0b", "-a", "x" * 300, "ü.example"):
+        with pytest.raises(Refused):
+            allowed.read_names(text, "x")
+    for text in ("serial", "serial xyz", "sha256 ab", "md5 ab", "abcd"):
+        with pytest.raises(Refused):
+            allowed.read_revoked(text, "x")
 
 
 def test_a_client_without_a_word_for_goaway_is_told_the_last_call_and_the_end(plant: Plant) -> None:
