@@ -47,12 +47,14 @@ class Plant:
     def address(self) -> str:
         return str(self.server.endpoint.tcp)
 
-    def start(self, packages: Callable, certificate: Leaf | None = None, *more: str) -> Plant:
+    def start(
+        self, packages: Callable, certificate: Leaf | None = None, *more: str, revoked: Leaf | None = None
+    ) -> Plant:
         shown = certificate or self.authority.server()
         public, private = shown.files(self.folder, "server")
         put(self.folder / "ca.pem", self.authority.certificate)
         put(self.folder / "clients", NAME.encode())
-        put(self.folder / "revoked", b"")
+        put(self.folder / "revoked", f"sha256 {revoked.fingerprint}".encode() if revoked is not None else b"")
         self.server.arguments = [
             "--tcp", "127.0.0.1:0", "--tls-certificate", str(public), "--tls-key", str(private),
             "--tls-client-ca", str(self.folder / "ca.pem"), "--tls-clients", str(self.folder / "clients"),
@@ -111,13 +113,8 @@ def asked(channel: grpc.Channel, verb: str, kit: ModuleType) -> tuple[str, bytes
 
 
 def test_who_shows_what_may_ask_what(plant: Plant, packages: Callable, kit: ModuleType) -> None:
-    plant.start(packages)
     shown = {name: make(plant) for name, make in CLIENTS.items()}
-    assert shown["revoked"] is not None
-    put(plant.folder / "revoked", f"sha256 {shown['revoked'].fingerprint}".encode())
-    until = time.monotonic() + 10
-    while plant.status()["revoked"] != 1 and time.monotonic() < until:
-        time.sleep(0.05)
+    plant.start(packages, revoked=shown["revoked"])
     table: dict[str, dict[str, str]] = {}
     for name, leaf in shown.items():
         pair = (leaf.key, leaf.certificate) if leaf is not None else (None, None)
