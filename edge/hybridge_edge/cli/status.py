@@ -58,13 +58,13 @@ def _tls(reader: Reader) -> list[str]:
     connections, handshakes = reader.integer("connections"), reader.numbers_by_name("handshakes")
     for name in reader.names():
         reader.ignore(name)
-    until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(not_after)) if not_after else "never"
+    until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(not_after))
+    shown = f"certificate of {', '.join(names) or 'nobody'} until {until}" if not_after else "nothing to show"
     refused = ", ".join(f"{count:.0f} {result}" for result, count in handshakes.items() if count and result != "ok")
-    said = [
-        f"TLS {state}: certificate of {', '.join(names) or 'nobody'} until {until}, {clients} clients may come, "
-        f"{connections} connections{f'; not let in: {refused}' if refused else ''}"
-    ]
-    return [*said, f"TLS goes on with the files of before: {problem}"] if problem else said
+    told = f"; not let in: {refused}" if refused else ""
+    said = [f"TLS {state}: {shown}, {clients} names may come, {connections} connections{told}"]
+    kept = "goes on with the files of before" if not_after else "lets nobody in"
+    return [*said, f"TLS {kept}: {problem}"] if problem else said
 
 
 def _server(reader: Reader) -> str:

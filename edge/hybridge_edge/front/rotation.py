@@ -39,6 +39,8 @@ class Rotation:
         self._warned: tuple[str, float] = ("", 0.0)
         self.current: Credentials | None = None
         self.problem = ""
+        self._problem_at = 0.0
+        self._said = ""
         self.rotations = 0
 
     @property
@@ -52,6 +54,7 @@ class Rotation:
             return False
         self._looked_at = now
         changed = self._reads(now) and self._read()
+        self._say(now)
         self._warn()
         return changed
 
@@ -93,7 +96,7 @@ class Rotation:
         self._tried = digest.hexdigest()
         if self.current is not None:
             self.rotations += 1
-        self.current, self.problem = found, ""
+        self.current, self.problem, self._said = found, "", ""
         until = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(found.own.not_after))
         _LOG.info(
             "TLS goes by the certificate of %s until %s UTC, %d names may come, %d entries are revoked.",
@@ -116,9 +119,15 @@ class Rotation:
 
     def _refuse(self, problem: str) -> None:
         if problem != self.problem:
-            kept = "the ones before stay in force" if self.current is not None else "nobody is let in from the network"
-            _LOG.error("The files of TLS are not taken, %s: %s", kept, problem)
-        self.problem = problem
+            self.problem, self._problem_at = problem, self._looked_at
+
+    def _say(self, now: float) -> None:
+        """Log what is wrong, once it is so at a second look: of two files that belong together one comes first."""
+        if self.problem in ("", self._said) or (self.current is not None and now == self._problem_at):
+            return
+        self._said = self.problem
+        kept = "the ones before stay in force" if self.current is not None else "nobody is let in from the network"
+        _LOG.error("The files of TLS are not taken, %s: %s", kept, self.problem)
 
     def _warn(self) -> None:
         """Speak of a certificate's end in time, and once a day."""
