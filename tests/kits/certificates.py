@@ -10,8 +10,9 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
+SAN = ExtensionOID.SUBJECT_ALTERNATIVE_NAME
 SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
 
 
@@ -93,11 +94,12 @@ class Authority:
         ends: float = 90.0,
         usage: x509.ObjectIdentifier = CLIENT,
         itself: bool = False,
+        raw: bytes = b"",
     ) -> Leaf:
         """A certificate for DNS names, addresses and URIs, valid between these days from now.
 
         Args:
-            itself: signed by its own key, not by the authority's.
+            itself: signed by its own key, not by the authority's. raw: a DNS name of any bytes, instead of names.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "leaf")])
@@ -106,6 +108,10 @@ class Authority:
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName([_general(name) for name in names]), False)
+        if raw:
+            name = bytes([0x82, len(raw)]) + raw
+            names_as_bytes = x509.UnrecognizedExtension(SAN, bytes([0x30, len(name)]) + name)
+            builder = builder.add_extension(names_as_bytes, critical=False)
         made = builder.sign(key if itself else self._key, hashes.SHA256())
         return Leaf(made.public_bytes(serialization.Encoding.PEM), pem(key))
 

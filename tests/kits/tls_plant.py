@@ -58,7 +58,8 @@ class Plant:
     """By whom servers may be vouched for, in the eyes of clients."""
 
     def leaf(self, *names: str, **how: object) -> Leaf:
-        return self.authority.leaf(*(names or (NAME,)), **how)  # type: ignore[arg-type]
+        given = () if "raw" in how else names or (NAME,)
+        return self.authority.leaf(*given, **how)  # type: ignore[arg-type]
 
     def channel(self, leaf: Leaf | None) -> grpc.Channel:
         roots = b"".join(one.certificate for one in self.trusted)

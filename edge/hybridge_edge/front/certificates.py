@@ -121,10 +121,10 @@ def make(contents: Mapping[str, bytes], settings: TlsSettings) -> Credentials:
 
 
 def peer_of(shown: ssl.SSLObject) -> Peer:
-    """The other side of a handshake, which has shown a certificate."""
+    """The other side of a handshake. Raises ValueError where it has shown no certificate, or one that is no text."""
     said, whole = shown.getpeercert(), shown.getpeercert(binary_form=True)
-    assert said is not None
-    assert whole is not None
+    if not said or whole is None:
+        raise ValueError("no certificate was shown")
     return _peer(dict(said), whole)
 
 
@@ -165,8 +165,13 @@ def _shown(context: ssl.SSLContext, certificate: str) -> tuple[Peer, float]:
             f"No client could use the certificate in tlsCertificate ({reason}).",
             "It must be a certificate for servers, with a key that TLS 1.2 or later knows.",
         ) from None
-    said = theirs.getpeercert() or {}
-    return peer_of(theirs), float(ssl.cert_time_to_seconds(str(said["notBefore"])))
+    try:
+        said = theirs.getpeercert() or {}
+        return peer_of(theirs), float(ssl.cert_time_to_seconds(str(said.get("notBefore"))))
+    except ValueError as error:
+        raise Refused(
+            f"The certificate in tlsCertificate cannot be read: {error}.", "Have it made with names that are text."
+        ) from None
 
 
 @contextmanager

@@ -141,7 +141,10 @@ class Handshakes:
         assert current is not None
         if not one.session.speaks:
             return self._fail(one, "no-h2")
-        peer = one.session.peer()
+        try:
+            peer = one.session.peer()
+        except ValueError:  # names that are no text: nobody on the list
+            return self._fail(one, "not-allowed", "a certificate that cannot be read")
         # By the lists of now: they may have changed while the handshake took its time.
         refusal = current.allowed.refusal(peer)
         if refusal:

@@ -93,6 +93,10 @@ class Rotation:
             self._tried = digest.hexdigest()
             self._refuse(str(error))
             return False
+        except OSError as error:  # no file descriptor left, say: at the next look there may be one
+            self._tried = ""
+            self._refuse(f"The files of TLS cannot be tried: {error}.")
+            return False
         self._tried = digest.hexdigest()
         if self.current is not None:
             self.rotations += 1

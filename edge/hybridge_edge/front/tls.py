@@ -37,7 +37,7 @@ class Session:
         return True
 
     def peer(self) -> Peer:
-        """Who it is, once the handshake is done."""
+        """Who it is, once the handshake is done. Raises ValueError where the certificate cannot be read."""
         return peer_of(self._tls)
 
     @property

@@ -75,6 +75,15 @@ def test_a_name_in_the_subject_alone_and_a_wildcard_count_for_nothing(plant: Pla
     assert "wildcards" in plant.wait(lambda status: bool(status.problem)).problem
 
 
+@pytest.mark.parametrize("raw", [b"\xff\xfe", NAME.encode() + b"\0.evil.example", b"\xc3" + NAME.encode(), b" " * 100])
+def test_names_that_are_no_names_are_nobodys_and_cost_nobody_anything(plant: Plant, echo: Echo, raw: bytes) -> None:
+    process = plant.front._process
+    assert process is not None
+    assert fails(plant.call(plant.leaf(raw=raw))) is grpc.StatusCode.UNAVAILABLE
+    assert plant.wait(lambda status: status.handshakes["not-allowed"] > 0)
+    assert (echo.asked, process.poll()) == (0, None)
+
+
 def test_what_is_no_tls_or_no_http2_is_let_go(plant: Plant, echo: Echo) -> None:
     assert fails(grpc.insecure_channel(plant.front.tcp, options=OPTIONS).unary_unary(METHOD))
     with plant.connect() as one:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import grpc
-from certificates import Authority, Leaf, put
+from certificates import SERVER, Authority, Leaf, put
 from tls_plant import METHOD, NAME, Echo, Plant, fails
 
 from hybridge_edge.front.frames import PREFACE, SETTINGS, goaway
@@ -179,6 +179,7 @@ def test_broken_files_change_nothing_and_are_reported(plant: Plant) -> None:
         (plant.authority.server(begins=-9.0, ends=-1.0), "has expired"),
         (plant.authority.server(begins=1.0), "not valid yet"),
         (plant.authority.leaf("localhost"), "No client could use the certificate"),
+        (plant.authority.leaf(raw=b"\xff", usage=SERVER), "cannot be read"),
     ):
         plant.serve(leaf)
         plant.wait(lambda status, words=words: words in status.problem)
