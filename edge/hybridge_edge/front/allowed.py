@@ -47,10 +47,12 @@ class Allowed:
     names: frozenset[Name]
     revoked: frozenset[tuple[str, str]] = frozenset()
 
-    def refusal(self, peer: Peer) -> str:
-        """Why ``peer`` may not come: "revoked", "not-allowed", or "" where it may."""
+    def refusal(self, peer: Peer, now: float = 0.0) -> str:
+        """Why ``peer`` may not come: "revoked", "expired" at ``now``, "not-allowed", or "" where it may."""
         if ("serial", peer.serial) in self.revoked or ("sha256", peer.fingerprint) in self.revoked:
             return "revoked"
+        if now > peer.not_after:
+            return "expired"
         return "" if peer.names & self.names else "not-allowed"
 
 

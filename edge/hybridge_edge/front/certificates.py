@@ -87,7 +87,7 @@ def make(contents: Mapping[str, bytes], settings: TlsSettings) -> Credentials:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.set_alpn_protocols([PROTOCOL])
-    # Nothing is resumed: every connection shows its certificate to the lists of its day.
+    # No tickets. What TLS 1.2 remembers of its own accord is this context's, gone with the next state of the files.
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.num_tickets = 0
     with _file(contents["tlsCertificate"]) as certificate, _file(contents["tlsKey"]) as key:

@@ -116,6 +116,28 @@ def test_an_old_tls_is_not_spoken(plant: Plant) -> None:
         pass
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_session_is_never_resumed_over_other_files(plant: Plant, version: ssl.TLSVersion) -> None:
+    leaf = plant.leaf()
+    context = ssl.create_default_context(cadata=plant.authority.certificate.decode())
+    context.load_cert_chain(*leaf.files(plant.folder, "again"))
+    context.set_alpn_protocols(["h2"])
+    context.minimum_version = context.maximum_version = version
+
+    with context.wrap_socket(plant.connect(), server_hostname="localhost") as first:
+        assert first.recv(9)
+        session = first.session
+    with context.wrap_socket(plant.connect(), server_hostname="localhost", session=session) as again:
+        assert again.recv(9)
+        assert again.session_reused == (version is ssl.TLSVersion.TLSv1_2)
+    put(plant.folder / "revoked", f"sha256 {leaf.fingerprint}".encode())
+    plant.wait(lambda status: status.revoked == 1)
+    with suppress(OSError), context.wrap_socket(plant.connect(), server_hostname="localhost", session=session) as last:
+        assert not last.session_reused
+        assert not last.recv(9)
+    assert plant.wait(lambda status: status.handshakes["revoked"] == 1).handshakes["ok"] == 2
+
+
 def test_who_dawdles_in_the_handshake_is_few_and_let_go(plant: Plant, echo: Echo) -> None:
     plant.front.follow(replace(plant.settings, handshake_s=0.5))
     plant.wait(lambda status: status.rotations == 1)

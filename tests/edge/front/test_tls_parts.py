@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,15 @@ def test_names_and_revoked_certificates_are_read_strictly() -> None:
     for text in ("serial", "serial xyz", "sha256 ab", "md5 ab", "abcd"):
         with pytest.raises(Refused):
             allowed.read_revoked(text, "x")
+
+
+def test_who_may_come_is_on_the_list_not_revoked_and_not_out_of_date() -> None:
+    lists = allowed.Allowed(frozenset({("DNS", "a.b")}), frozenset({("serial", "7"), ("sha256", "f" * 64)}))
+    peer = allowed.Peer(frozenset({("DNS", "a.b"), ("URI", "x:y")}), "8", "e" * 64, 100.0)
+    assert lists.refusal(peer) == lists.refusal(peer, 99.0) == ""
+    assert lists.refusal(peer, 101.0) == "expired"
+    assert lists.refusal(replace(peer, serial="7")) == lists.refusal(replace(peer, fingerprint="f" * 64)) == "revoked"
+    assert lists.refusal(replace(peer, names=frozenset({("URI", "a.b"), ("DNS", "b")}))) == "not-allowed"
 
 
 def test_records_are_counted_however_they_come_and_a_flood_of_empty_ones_is_a_debt(tmp_path: Path) -> None:
@@ -95,3 +107,11 @@ def test_a_connection_is_over_with_its_time_its_clients_certificate_and_its_auth
         assert one.is_over_age(now, wall, "other authorities")
         plain = Connection(here, there, Host(BUDGET_PER_S, 0.0))
         assert not plain.is_over_age(now + 1e9, 1e12, "")
+
+
+@pytest.mark.parametrize("module", ["hybridge_edge.front.__main__", "hybridge_edge.supervisor"])
+def test_who_has_no_tls_loads_no_openssl(module: str) -> None:
+    program = f"import sys, {module} as _; print(*{{name.split('.')[0] for name in sys.modules}})"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "hybridge_edge" in loaded
+    assert not {"ssl", "_ssl", "hashlib", "_hashlib", "cryptography"} & set(loaded)
