@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from hybridge_edge import runtime
 from hybridge_edge.admission.activation import Activation
 from hybridge_edge.capture import Capture
 from hybridge_edge.contract import names
@@ -20,6 +21,7 @@ from hybridge_edge.contract.document import Reader, canonical, parse
 from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, InvalidInput, ModelNotFound, Refused
 from hybridge_edge.contract.feedback import Feedback
 from hybridge_edge.contract.handover import BY_HAND, MAX_LINE_BYTES, Handover
+from hybridge_edge.front.tls_status import TlsStatus
 from hybridge_edge.ledger import MAX_REASON, Installed
 from hybridge_edge.live_settings import SettingsStanding
 from hybridge_edge.serving.residents import Resident
@@ -100,6 +102,7 @@ class Management:
             "models": [report.to_json() for report in standing(self._store, self._service)],
             "capture": asdict(capture.counters()) if capture is not None else {},
             "settings": asdict(self._settings()) if self._settings is not None else {},
+            "tls": _tls(),
         }
 
     def _list(self, reader: Reader) -> Fields:
@@ -210,6 +213,12 @@ class Management:
         if self._service.capture is None:
             raise Refused("Nothing is captured on this device.", "Set captureShare or captureConfidenceBelow.")
         return self._service.capture
+
+
+def _tls() -> Fields:
+    """What the front says of TLS on the network; nothing where TCP is off or plain."""
+    status = TlsStatus.read(runtime.folder())
+    return {"state": status.state(time.time()), **asdict(status)} if status is not None else {}
 
 
 def _by_hand(reader: Reader) -> Handover:

@@ -12,7 +12,9 @@ from hybridge_edge import greengrass
 from hybridge_edge.configuration import Configuration, read_file
 from hybridge_edge.contract.document import canonical, parse
 from hybridge_edge.contract.errors import UsageError
-from hybridge_edge.loopback import parse_tcp
+from hybridge_edge.front import tls_settings
+from hybridge_edge.front.tls_settings import TlsSettings
+from hybridge_edge.loopback import parse_address, parse_tcp
 from hybridge_edge.serving.sequences import DEFAULT_COUNT, DEFAULT_MEGABYTES, DEFAULT_SECONDS
 
 MAX_THREADS = 64
@@ -33,7 +35,13 @@ LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("info", "debug", "warning", "error")
 _NAMES = {
     "store": "where packages are installed",
-    "tcp": "HOST:PORT on loopback to listen on besides the socket, port 0 for any, empty for none",
+    "tcp": "HOST:PORT to listen on besides the socket, port 0 for any, empty for none; beyond loopback with TLS only",
+    "tlsCertificate": "the server's certificate chain for TCP, a PEM file, its own certificate first",
+    "tlsKey": "the certificate's key, a PEM file that others may not read",
+    "tlsClientCa": "the authorities whose clients may come over TCP, a PEM file",
+    "tlsClients": "who may come: DNS and URI names of client certificates, with commas, or a file's absolute path",
+    "tlsRevoked": "a file of client certificates that may not come: serial HEX or sha256 HEX a line, empty for none",
+    "tlsConnectionSeconds": "how long a connection over TLS may live, in seconds, before it is made anew",
     "captureShare": "share of samples kept at random, 0 to 1",
     "captureConfidenceBelow": "keep samples whose confidence is below this, 0 to 1",
     "liveShare": "share of requests that the version before answers too, to compare them, 0 to 1",
@@ -59,6 +67,7 @@ LIVE = frozenset(
         "captureShare", "captureConfidenceBelow", "spoolMegabytes", "liveShare", "reportSeconds", "runSeconds",
         "pulseSeconds", "embeddedMetrics", "logFormat", "logLevel", "sequences", "sequenceMegabytes",
         "sequenceSeconds",
+        "tlsClients", "tlsConnectionSeconds",
     }
 )  # fmt: skip
 """What a running server follows. The rest are folders, sockets and ports, or decide how models are loaded."""
@@ -78,6 +87,7 @@ class ServeSettings:
             long one may be idle.
         metrics: HOST:PORT on loopback for Prometheus, "" for none. embedded_metrics: seconds between two CloudWatch
             embedded-metric lines, 0 for none. log_format: "text" or "json". log_level: one of LOG_LEVELS.
+        tls_certificate, tls_key, tls_client_ca, tls_clients, tls_revoked, tls_connection_seconds: see ``TlsSettings``.
     """
 
     store: Path
@@ -101,6 +111,26 @@ class ServeSettings:
     sequences: int = DEFAULT_COUNT
     sequence_megabytes: int = DEFAULT_MEGABYTES
     sequence_seconds: float = DEFAULT_SECONDS
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+    tls_clients: str = ""
+    tls_revoked: str = ""
+    tls_connection_seconds: float = tls_settings.DEFAULT_CONNECTION_S
+
+    @property
+    def tls(self) -> TlsSettings | None:
+        """What TCP is protected by, None for nothing."""
+        if not self.tls_certificate:
+            return None
+        return TlsSettings(
+            self.tls_certificate,
+            self.tls_key,
+            self.tls_client_ca,
+            self.tls_clients,
+            self.tls_revoked,
+            self.tls_connection_seconds,
+        )
 
     @property
     def captures(self) -> bool:
@@ -148,6 +178,12 @@ class ServeSettings:
             sequences=reader.integer("sequences"),
             sequence_megabytes=reader.integer("sequence_megabytes"),
             sequence_seconds=reader.number("sequence_seconds"),
+            tls_certificate=reader.text("tls_certificate"),
+            tls_key=reader.text("tls_key"),
+            tls_client_ca=reader.text("tls_client_ca"),
+            tls_clients=reader.text("tls_clients"),
+            tls_revoked=reader.text("tls_revoked"),
+            tls_connection_seconds=reader.number("tls_connection_seconds"),
         )
         reader.close()
         return settings
@@ -224,11 +260,13 @@ def _field(name: str) -> str:
 
 
 def _read(configuration: Configuration) -> ServeSettings:
-    for name in ("tcp", "metrics"):  # here, before a worker starts that would only say so in its log
-        if address := configuration.text(name):
-            parse_tcp(address)
+    # Here, before a worker starts that would only say so in its log.
+    if address := configuration.text("tcp"):
+        parse_address(address)
+    if address := configuration.text("metrics"):
+        parse_tcp(address)
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "hybridge"
-    return ServeSettings(
+    settings = ServeSettings(
         store=Path(configuration.text("store", str(state / "store"))).absolute(),
         tcp=configuration.text("tcp"),
         capture_share=configuration.number("captureShare", 0.0, 0.0, 1.0),
@@ -250,4 +288,21 @@ def _read(configuration: Configuration) -> ServeSettings:
         sequences=configuration.integer("sequences", DEFAULT_COUNT, 1, MAX_SEQUENCES),
         sequence_megabytes=configuration.integer("sequenceMegabytes", DEFAULT_MEGABYTES, 1, MAX_SEQUENCE_MEGABYTES),
         sequence_seconds=configuration.number("sequenceSeconds", DEFAULT_SECONDS, 1.0, MAX_SEQUENCE_SECONDS),
+        tls_certificate=_absolute(configuration.text("tlsCertificate")),
+        tls_key=_absolute(configuration.text("tlsKey")),
+        tls_client_ca=_absolute(configuration.text("tlsClientCa")),
+        tls_clients=configuration.text("tlsClients"),
+        tls_revoked=_absolute(configuration.text("tlsRevoked")),
+        tls_connection_seconds=configuration.number(
+            "tlsConnectionSeconds",
+            tls_settings.DEFAULT_CONNECTION_S,
+            tls_settings.MIN_CONNECTION_S,
+            tls_settings.MAX_CONNECTION_S,
+        ),
     )
+    tls_settings.check(settings.tcp, settings)
+    return settings
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute()) if path else ""

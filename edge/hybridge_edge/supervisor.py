@@ -19,6 +19,7 @@ from pathlib import Path
 from hybridge_edge import lock, runtime, trials
 from hybridge_edge.contract.errors import InvalidDocument, Unavailable
 from hybridge_edge.front.process import Front
+from hybridge_edge.front.tls_status import STATUS_FILE
 from hybridge_edge.live_settings import Told
 from hybridge_edge.observe import logs
 from hybridge_edge.settings import ServeSettings, Source
@@ -94,8 +95,10 @@ class Supervisor:
             # The worker reads this pipe's end: end of file means that its supervisor is gone.
             alive, held = os.pipe()
             descriptors += [alive, held]
+            (runtime_folder / STATUS_FILE).unlink(missing_ok=True)  # of an earlier life, which may have had TLS
             if self._settings.tcp:
-                self._front = Front(self._settings.tcp, runtime_folder / runtime.NETWORK_SOCKET, alive)
+                behind = runtime_folder / runtime.NETWORK_SOCKET
+                self._front = Front(self._settings.tcp, behind, alive, self._settings.tls)
             self._told = Told(runtime_folder)
             trials.count_crash(self._settings.store)  # of an earlier life, ended by a power cut or worse
             return self._supervise(alive, tuple(descriptors[:3]))
@@ -158,6 +161,8 @@ class Supervisor:
         if told is not None:
             self._settings = self._settings.following(told)
             logs.configure(self._settings.log_format, self._settings.log_level)
+            if self._front is not None:
+                self._front.follow(self._settings.tls)
         return self._settings
 
 

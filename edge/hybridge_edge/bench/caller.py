@@ -18,6 +18,7 @@ import numpy
 from hybridge_edge.arrays import from_file
 from hybridge_edge.bench.tally import Tally, rounded
 from hybridge_edge.bench.transports import Transport, connect
+from hybridge_edge.client import ClientTls
 from hybridge_edge.client.targets import quiet_grpc
 from hybridge_edge.contract.document import Reader, canonical, parse
 from hybridge_edge.contract.errors import HybridgeError
@@ -38,11 +39,15 @@ class Job:
     model: str
     seconds: float
     inputs: tuple[tuple[str, str], ...]
+    tls: ClientTls | None = None
 
     def to_line(self) -> bytes:
         inputs = [{"name": name, "file": file} for name, file in self.inputs]
+        tls = self.tls
+        files = {} if tls is None else {"ca": str(tls.ca), "certificate": str(tls.certificate), "key": str(tls.key),
+                                        "name": tls.server_name}  # fmt: skip
         return canonical({"transport": self.transport, "address": self.address, "model": self.model,
-                          "seconds": self.seconds, "inputs": inputs})  # fmt: skip
+                          "seconds": self.seconds, "inputs": inputs, "tls": files})  # fmt: skip
 
     @classmethod
     def from_line(cls, line: str) -> Job:
@@ -53,9 +58,16 @@ class Job:
             reader.text("model"),
             reader.number("seconds"),
             reader.objects("inputs", lambda one: (one.text("name"), one.text("file"))),
+            reader.object("tls", _tls),
         )
         reader.close()
         return job
+
+
+def _tls(reader: Reader) -> ClientTls | None:
+    if not reader.names():
+        return None
+    return ClientTls(reader.text("ca"), reader.text("certificate"), reader.text("key"), reader.text("name"))
 
 
 def main() -> int:
@@ -64,7 +76,7 @@ def main() -> int:
     try:
         job = Job.from_line(sys.stdin.readline())
         inputs = {name: from_file(numpy.load(Path(file), allow_pickle=False)) for name, file in job.inputs}
-        transport = connect(job.transport, job.address)
+        transport = connect(job.transport, job.address, job.tls)
         try:
             for _ in range(WARM_UP):
                 transport.ask(job.model, inputs)

@@ -15,6 +15,7 @@ import numpy
 from hybridge_edge.arrays import for_file
 from hybridge_edge.bench.caller import Job, read_tally
 from hybridge_edge.bench.tally import Tally, merged
+from hybridge_edge.client import ClientTls
 from hybridge_edge.contract.document import Reader, parse
 from hybridge_edge.contract.errors import Refused, Unavailable
 from hybridge_edge.engine import Array
@@ -29,12 +30,20 @@ MAX_LINE_BYTES = 4 * 1024 * 1024
 
 
 def load(
-    address: str, transport: str, model: str, inputs: Mapping[str, Array], *, callers: int, seconds: float
+    address: str,
+    transport: str,
+    model: str,
+    inputs: Mapping[str, Array],
+    *,
+    callers: int,
+    seconds: float,
+    tls: ClientTls | None = None,
 ) -> Tally:
     """Ask from ``callers`` processes for ``seconds``; the sum of what they measured.
 
     Args:
         address: as gRPC names it, such as ``unix:/run/hybridge/inference.sock``. inputs: raw arrays, batch first.
+        tls: for a server on the network.
 
     Raises:
         Refused: the server refuses the very first requests, with its words. Unavailable: a caller did not answer.
@@ -45,7 +54,7 @@ def load(
             file = Path(folder) / f"{number}.npy"
             numpy.save(file, for_file(array), allow_pickle=False)
             files.append((name, str(file)))
-        line = Job(transport, address, model, seconds, tuple(files)).to_line()
+        line = Job(transport, address, model, seconds, tuple(files), tls).to_line()
         processes = [_start() for _ in range(callers)]
         try:
             for process in processes:

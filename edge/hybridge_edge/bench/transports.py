@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from hybridge_edge.client import Client, InferenceAnswer
+from hybridge_edge.client import Client, ClientTls, InferenceAnswer
 from hybridge_edge.contract.errors import UsageError
 from hybridge_edge.engine import Array
 
@@ -30,8 +30,8 @@ class Transport(Protocol):
 
 
 class _Client:
-    def __init__(self, address: str, ways: Mapping[str, int]) -> None:
-        self._client = Client(address, retry=False, direct=ways["direct"], streams=ways["streams"])
+    def __init__(self, address: str, ways: Mapping[str, int], tls: ClientTls | None) -> None:
+        self._client = Client(address, tls=tls, retry=False, direct=ways["direct"], streams=ways["streams"])
 
     def ask(self, model: str, inputs: Mapping[str, Array]) -> InferenceAnswer:
         return self._client.infer(model, inputs, capture=False, timeout_s=CALL_S)
@@ -47,6 +47,6 @@ def checked(name: str) -> str:
     return name
 
 
-def connect(name: str, address: str) -> Transport:
+def connect(name: str, address: str, tls: ClientTls | None = None) -> Transport:
     """A connection by the transport of that name. Raises UsageError where this version has none."""
-    return _Client(address, TRANSPORTS[checked(name)])
+    return _Client(address, TRANSPORTS[checked(name)], tls)

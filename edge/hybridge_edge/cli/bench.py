@@ -15,11 +15,13 @@ from hybridge_edge import runtime
 from hybridge_edge.bench.load import MAX_CALLERS, MAX_SECONDS, load
 from hybridge_edge.bench.tally import STAGES, Tally
 from hybridge_edge.bench.transports import checked
+from hybridge_edge.cli import network
 from hybridge_edge.cli.infer import inputs_of, read_input
 from hybridge_edge.client import endpoint
 from hybridge_edge.contract.errors import Refused, UsageError
 from hybridge_edge.contract.manifest import MAX_BATCH_LIMIT
 from hybridge_edge.engine import Array
+from hybridge_edge.front.tls_status import TlsStatus
 from hybridge_edge.version import installed_version
 
 SECONDS = 5.0
@@ -37,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     way.add_argument("--direct", action="store_true", help="the direct socket of our client, without grpc")
     parser.add_argument("--tcp", action="store_true", help="over the server's TCP address instead of its socket")
     parser.add_argument("--json", action="store_true", help="print numbers, versions and machine as JSON")
+    network.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -49,18 +52,22 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--rows is {arguments.rows}.", f"Write a number from 1 to {MAX_BATCH_LIMIT}.")
     if arguments.direct and arguments.tcp:
         raise UsageError("The direct socket is not reached over TCP.", "Leave --tcp or --direct out.")
+    remote = network.remote(arguments)
+    if remote is not None and (arguments.direct or arguments.tcp):
+        raise UsageError("--address names a server on the network.", "Leave --tcp and --direct out.")
     transport = checked("stream" if arguments.stream else "direct" if arguments.direct else "unary")
-    specs = inputs_of(arguments.model)
+    specs = inputs_of(arguments.model) if remote is None else remote.inputs_of(arguments.model)
     arrays = dict(read_input(text, specs) for text in arguments.input)
     if arguments.rows:
         arrays = {
             name: _rows(array, arguments.rows) if name in specs and specs[name].shape[0] == -1 else array
             for name, array in arrays.items()
         }
-    address = _tcp() if arguments.tcp else endpoint()
+    address = remote.address if remote is not None else _tcp() if arguments.tcp else endpoint()
+    tls = remote.tls if remote is not None else None
     tally = load(
-        address, transport, arguments.model, arrays, callers=arguments.callers, seconds=arguments.seconds
-    )  # fmt: skip
+        address, transport, arguments.model, arrays, callers=arguments.callers, seconds=arguments.seconds, tls=tls
+    )
     if arguments.json:
         print(json.dumps(_document(arguments, transport, address, tally), indent=2))
     else:
@@ -77,6 +84,10 @@ def _tcp() -> str:
     tcp = runtime.Endpoint.read(runtime.folder()).tcp
     if not tcp:
         raise Refused("The server does not listen on TCP.", "Start it with --tcp 127.0.0.1:8001, or leave --tcp out.")
+    if TlsStatus.read(runtime.folder()) is not None:
+        raise Refused(
+            "The server's TCP is under TLS.", f"Name it: --address HOST:{tcp.rpartition(':')[2]} --tls-ca ..."
+        )
     return tcp
 
 

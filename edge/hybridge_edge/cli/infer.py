@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy
 
 from hybridge_edge.arrays import NUMPY_TYPES, from_file, of_bytes
+from hybridge_edge.cli import network
 from hybridge_edge.cli.talk import tell
 from hybridge_edge.client import Client, InferenceAnswer
 from hybridge_edge.contract.document import canonical
@@ -33,13 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", default="", help="default: the active one")
     parser.add_argument("--sample-id", default="", help="default: a new one")
     parser.add_argument("--no-capture", action="store_true", help="the device may not keep this sample")
+    network.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask once and print the answer as JSON. Returns the exit code."""
-    specs = inputs_of(arguments.model)
+    remote = network.remote(arguments)
+    specs = inputs_of(arguments.model) if remote is None else remote.inputs_of(arguments.model)
     arrays = dict(read_input(text, specs) for text in arguments.input)
-    with Client.connect() as client:
+    with Client.connect() if remote is None else Client(remote.address, tls=remote.tls) as client:
         answer = client.infer(
             arguments.model,
             arrays,

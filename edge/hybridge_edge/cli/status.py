@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 
 from hybridge_edge.cli.talk import tell
 from hybridge_edge.contract.document import Reader, canonical
@@ -25,6 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(reader.object("server", _server))
     for line in reader.object("settings", _settings):
         print(line)
+    for line in reader.object("tls", _tls):
+        print(line)
     models = reader.objects("models", ModelReport.read)
     if not models:
         print("no model yet: hybridge-edge activate PACKAGE, or deploy one")
@@ -44,6 +47,24 @@ def _settings(reader: Reader) -> list[str]:
         reader.ignore(name)
     said = [f"settings that hold from the next start: {', '.join(waiting)}"] if waiting else []
     return [*said, f"the newest configuration is refused: {refused}"] if refused else said
+
+
+def _tls(reader: Reader) -> list[str]:
+    """The certificate that the network is shown, and what is wrong; nothing where there is no TLS."""
+    if not reader.names():
+        return []
+    state, not_after = reader.text("state"), reader.integer("not_after", minimum=-(2**62))
+    names, clients, problem = reader.strings("names"), reader.integer("clients"), reader.text("problem")
+    connections, handshakes = reader.integer("connections"), reader.numbers_by_name("handshakes")
+    for name in reader.names():
+        reader.ignore(name)
+    until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(not_after))
+    shown = f"certificate of {', '.join(names) or 'nobody'} until {until}" if not_after else "nothing to show"
+    refused = ", ".join(f"{count:.0f} {result}" for result, count in handshakes.items() if count and result != "ok")
+    told = f"; not let in: {refused}" if refused else ""
+    said = [f"TLS {state}: {shown}, {clients} names may come, {connections} connections{told}"]
+    kept = "goes on with the files of before" if not_after else "lets nobody in"
+    return [*said, f"TLS {kept}: {problem}"] if problem else said
 
 
 def _server(reader: Reader) -> str:

@@ -15,6 +15,7 @@ from hybridge_edge.client.answers import InferenceAnswer, answer_of
 from hybridge_edge.client.sequences import AsyncClientSequence, ClientSequence
 from hybridge_edge.client.sync import Client
 from hybridge_edge.client.targets import ENDPOINT_VARIABLE, endpoint
+from hybridge_edge.client.tls import ClientTls
 
 __all__ = [
     "ENDPOINT_VARIABLE",
@@ -22,6 +23,7 @@ __all__ = [
     "AsyncClientSequence",
     "Client",
     "ClientSequence",
+    "ClientTls",
     "InferenceAnswer",
     "answer_of",
     "endpoint",

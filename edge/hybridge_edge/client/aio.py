@@ -22,7 +22,8 @@ from hybridge_edge.client.sequences import DEFAULT_TIMEOUT_S, AsyncClientSequenc
 from hybridge_edge.client.streams import REFUSED_S, STREAM_AFTER
 from hybridge_edge.client.sync import DEFAULT_STREAMS
 from hybridge_edge.client.targets import OPTIONS, SERVICE, Targets
-from hybridge_edge.contract.errors import DeadlineExceeded, HybridgeError, Unavailable
+from hybridge_edge.client.tls import ClientTls, Files, Uses
+from hybridge_edge.contract.errors import DeadlineExceeded, HybridgeError, Refused, Unavailable
 from hybridge_edge.contract.feedback import DEFAULT_SOURCE
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.engine import Array
@@ -32,9 +33,14 @@ from hybridge_edge.serving.sequences import Step
 class _Connection:
     """A channel of grpc.aio to one address, and its streams."""
 
-    def __init__(self, target: str, streams: int) -> None:
+    def __init__(self, target: str, streams: int, files: Files) -> None:
         self.target = target
-        self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        self.uses = Uses()
+        credentials = files.use()
+        if credentials is None or files.tls is None:
+            self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(target, credentials, options=files.tls.options())
         self._infer = self._channel.unary_unary(f"{SERVICE}ModelInfer")
         self._stream = self._channel.stream_stream(f"{SERVICE}ModelStreamInfer")
         self._most = streams
@@ -63,6 +69,11 @@ class _Connection:
             return answer_in(await self._infer(request, timeout=timeout_s))
         except grpc.RpcError as error:
             raise error_of(error, self.target) from None
+
+    async def leave(self) -> None:
+        """A call has ended here."""
+        if self.uses.leave():
+            await self.close()
 
     async def close(self) -> None:
         for stream in self._idle:
@@ -128,8 +139,17 @@ async def _end_of(stream: Any) -> Any:
 class AsyncClient:
     """As ``Client``, for the tasks of one event loop. Close it, or use it in an ``async with``."""
 
-    def __init__(self, target: str = "", *, retry: bool = True, streams: int = DEFAULT_STREAMS) -> None:
+    def __init__(
+        self,
+        target: str = "",
+        *,
+        tls: ClientTls | None = None,
+        retry: bool = True,
+        streams: int = DEFAULT_STREAMS,
+    ) -> None:
         self._targets = Targets(target)
+        self._files = Files(tls)
+        self._files.check_target(target)
         self._retry = retry
         self._streams = streams
         self._connected: _Connection | None = None
@@ -194,16 +214,22 @@ class AsyncClient:
                 model, version, sample_id, inputs, outputs, capture=capture, timeout_us=int(left * 1e6), step=step
             )
             try:
-                connection = await self._connection(found_anew=not attempts.first)
-                return await connection.ask(request, left)
+                connection = await self._using(found_anew=not attempts.first)
+                try:
+                    return await connection.ask(request, left)
+                finally:
+                    await connection.leave()
             except HybridgeError as error:
                 pause = attempts.pause_after(error)
             await asyncio.sleep(pause)
 
     async def model_ready(self, model: str, timeout_s: float = 5.0) -> bool:
         """Whether the model answers now. Raises Unavailable where the server does not."""
-        connection = await self._connection()
-        return bool((await connection.call("ModelReady", messages.ModelReadyRequest(name=model), timeout_s)).ready)
+        connection = await self._using()
+        try:
+            return bool((await connection.call("ModelReady", messages.ModelReadyRequest(name=model), timeout_s)).ready)
+        finally:
+            await connection.leave()
 
     async def wait_ready(self, model: str = "", *, timeout_s: float = 60.0, progress: Progress | None = None) -> None:
         """Wait until a model answers, or every one that should; see ``Client.wait_ready``."""
@@ -226,7 +252,14 @@ class AsyncClient:
         lines.read_answer(await asyncio.to_thread(lines.ask, self._targets.management(), line, FEEDBACK_S))
 
     async def _look(self, model: str, watcher: Watcher) -> bool:
-        connection = await self._connection(found_anew=True)
+        connection = await self._using(found_anew=True)
+        try:
+            return await self._look_over(connection, model, watcher)
+        finally:
+            await connection.leave()
+
+    @staticmethod
+    async def _look_over(connection: _Connection, model: str, watcher: Watcher) -> bool:
         if model:
             ready = (await connection.call("ModelReady", messages.ModelReadyRequest(name=model), LOOK_S)).ready
         else:
@@ -239,14 +272,25 @@ class AsyncClient:
             watcher.say("a model that should answer does not yet")
         return bool(ready)
 
+    async def _using(self, *, found_anew: bool = False) -> _Connection:
+        """The connection, for one call: to be left after it."""
+        while True:
+            connection = await self._connection(found_anew=found_anew)
+            if connection.uses.enter():
+                return connection
+
     async def _connection(self, *, found_anew: bool = False) -> _Connection:
         connected = self._connected
-        if connected is not None and not found_anew:
+        if connected is not None and not found_anew and not self._files.changed():
             return connected
-        target = self._targets.now()
-        if connected is None or connected.target != target:
-            before, connected = connected, _Connection(target, self._streams)
+        target, before = self._targets.now(), connected
+        if connected is None or connected.target != target or self._files.differ():
+            try:
+                connected = _Connection(target, self._streams, self._files)
+            except Refused:  # files that are being replaced: those of before go on
+                if connected is None:
+                    raise
             self._connected = connected
-            if before is not None:
+            if before is not None and before is not connected and before.uses.retire():
                 await before.close()
         return connected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ from hybridge_edge.engine import Array
 from hybridge_edge.serving import codec
 from hybridge_edge.serving.stream import STATUS
 
+_HANDSHAKE = re.compile(r"(?i)certificate|handshake|verification|ssl")
+"""In what grpc says of a connection that could not be made."""
 _ERRORS: dict[str, type[HybridgeError]] = {
     "ABORTED": SequenceLost,
     "INVALID_ARGUMENT": InvalidInput,
@@ -108,6 +111,11 @@ def error_of(error: grpc.RpcError, target: str) -> HybridgeError:
     code = error.code()
     kind = _ERRORS.get(code.name, Refused)
     if kind is Unavailable:
+        if _HANDSHAKE.search(str(error.details())):
+            return Unavailable(
+                f"The TLS handshake with the server at {target} failed.",
+                "Compare authorities, names and dates; hybridge-edge status on the server says why (docs/tls.md).",
+            )
         return Unavailable(f"The server at {target} does not answer ({code.name}).", "See hybridge-edge status.")
     if kind is DeadlineExceeded:
         return DeadlineExceeded(f"The server at {target} gave no answer in time.", "Allow more, or ask for less.")

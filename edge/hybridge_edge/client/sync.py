@@ -21,7 +21,8 @@ from hybridge_edge.client.readiness import LOOK_AGAIN_S, LOOK_S, Progress, Watch
 from hybridge_edge.client.sequences import DEFAULT_TIMEOUT_S, ClientSequence, retried
 from hybridge_edge.client.streams import Streams
 from hybridge_edge.client.targets import OPTIONS, SERVICE, Targets
-from hybridge_edge.contract.errors import DeadlineExceeded, HybridgeError, Unavailable
+from hybridge_edge.client.tls import ClientTls, Files, Uses
+from hybridge_edge.contract.errors import DeadlineExceeded, HybridgeError, Refused, Unavailable
 from hybridge_edge.contract.feedback import DEFAULT_SOURCE
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.engine import Array
@@ -32,12 +33,22 @@ DEFAULT_CONNECTIONS = 4
 
 
 class _Connection:
-    """A channel to one address, its verbs and its streams."""
+    """A channel to one address, its verbs and its streams.
 
-    def __init__(self, target: str, streams: int, direct: int, shared_bytes: int) -> None:
+    Entered for each call (see ``Client._using``): where the files of TLS change, another connection replaces it, and
+    the last call that is left on it closes it.
+    """
+
+    def __init__(self, target: str, streams: int, direct: int, shared_bytes: int, files: Files) -> None:
         self.target = target
         self.direct = Direct(Targets.direct(target), direct, shared_bytes)
-        self._channel = grpc.insecure_channel(target, options=OPTIONS)
+        self.uses: Uses | None = None
+        credentials = files.use()
+        if credentials is None or files.tls is None:
+            self._channel = grpc.insecure_channel(target, options=OPTIONS)
+        else:
+            self.uses = Uses()
+            self._channel = grpc.secure_channel(target, credentials, options=files.tls.options())
         self.infer = self._channel.unary_unary(f"{SERVICE}ModelInfer")
         self.streams = Streams(self._channel.stream_stream(f"{SERVICE}ModelStreamInfer"), streams)
 
@@ -87,6 +98,18 @@ class _Connection:
         except grpc.RpcError as error:
             raise error_of(error, self.target) from None
 
+    def __enter__(self) -> _Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.uses is not None and self.uses.leave():
+            self.close()
+
+    def retire(self) -> None:
+        """Close it, once the calls under way have ended."""
+        if self.uses is None or self.uses.retire():
+            self.close()
+
     def close(self) -> None:
         self.direct.close()
         self.streams.close()
@@ -103,18 +126,26 @@ class Client:
         direct: how many connections to the direct socket, on the same device; 0 for none. shared_bytes: from which
             size on tensors go through shared memory there.
         streams: how many may be open where the direct socket is not; with neither, every request is a call of its own.
+        tls: for a server on the network, at HOST:PORT; its files are read again when they change, and calls under way
+            are not disturbed.
+
+    Raises:
+        UsageError: ``tls`` is for the network alone.
     """
 
     def __init__(
         self,
         target: str = "",
         *,
+        tls: ClientTls | None = None,
         retry: bool = True,
         direct: int = DEFAULT_CONNECTIONS,
         shared_bytes: int = SHARED_BYTES,
         streams: int = DEFAULT_STREAMS,
     ) -> None:
         self._targets = Targets(target)
+        self._files = Files(tls)
+        self._files.check_target(target)
         self._retry = retry
         self._ways = streams, direct, shared_bytes
         self._lock = threading.Lock()
@@ -193,14 +224,16 @@ class Client:
         while True:
             left = attempts.left()
             try:
-                return self._connection(found_anew=not attempts.first).ask(asked, attempts.until, left)
+                with self._using(found_anew=not attempts.first) as connection:
+                    return connection.ask(asked, attempts.until, left)
             except HybridgeError as error:
                 pause = attempts.pause_after(error)
             time.sleep(pause)
 
     def model_ready(self, model: str, timeout_s: float = 5.0) -> bool:
         """Whether the model answers now. Raises Unavailable where the server does not."""
-        return bool(self._connection().call("ModelReady", messages.ModelReadyRequest(name=model), timeout_s).ready)
+        with self._using() as connection:
+            return bool(connection.call("ModelReady", messages.ModelReadyRequest(name=model), timeout_s).ready)
 
     def wait_ready(self, model: str = "", *, timeout_s: float = 60.0, progress: Progress | None = None) -> None:
         """Wait until a model answers, or, without a name, every model that should.
@@ -237,7 +270,11 @@ class Client:
         lines.read_answer(lines.ask(self._targets.management(), line, FEEDBACK_S))
 
     def _look(self, model: str, watcher: Watcher) -> bool:
-        connection = self._connection(found_anew=True)
+        with self._using(found_anew=True) as connection:
+            return self._look_over(connection, model, watcher)
+
+    @staticmethod
+    def _look_over(connection: _Connection, model: str, watcher: Watcher) -> bool:
         if model:
             ready = connection.call("ModelReady", messages.ModelReadyRequest(name=model), LOOK_S).ready
         else:
@@ -249,19 +286,28 @@ class Client:
             watcher.say("a model that should answer does not yet")
         return bool(ready)
 
+    def _using(self, *, found_anew: bool = False) -> _Connection:
+        """The connection, for one call: to be left after it."""
+        while True:
+            connection = self._connection(found_anew=found_anew)
+            if connection.uses is None or connection.uses.enter():
+                return connection
+
     def _connection(self, *, found_anew: bool = False) -> _Connection:
-        """The connection, made if need be, or where the device's server listens elsewhere now."""
+        """The connection, made if need be, or where the device's server listens elsewhere or TLS' files are others."""
         connected = self._connected
-        if connected is not None and not found_anew:
+        if connected is not None and not found_anew and not self._files.changed():
             return connected
         target = self._targets.now()
         with self._lock:
-            connected = self._connected
-            if connected is None or connected.target != target:
-                before, connected = connected, _Connection(target, *self._ways)
+            before, connected = self._connected, self._connected
+            if connected is None or connected.target != target or self._files.differ():
+                try:
+                    connected = _Connection(target, *self._ways, self._files)
+                except Refused:  # files that are being replaced: those of before go on
+                    if connected is None:
+                        raise
                 self._connected = connected
-            else:
-                before = None
-        if before is not None:
-            before.close()
+        if before is not None and before is not connected:
+            before.retire()
         return connected

@@ -1,6 +1,7 @@
-"""``python -m hybridge_edge.front LISTENER ALIVE SOCKET``, started by the supervisor.
+"""``python -m hybridge_edge.front LISTENER ALIVE SOCKET [SETTINGS]``, started by the supervisor.
 
-Descriptors of the listening socket and of a pipe that ends with the supervisor, and the path of the server's socket.
+Descriptors of the listening socket and of a pipe that ends with the supervisor, the path of the server's socket, and
+that of the settings of TLS, where there is TLS.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
-    relay = Relay(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[3]))
+    guests = None
+    if len(sys.argv) > 4:
+        from hybridge_edge.front.guests import Guests  # brings hashlib; who has no TLS does without
+
+        settings = Path(sys.argv[4])
+        guests = Guests(settings, settings.parent)
+    relay = Relay(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[3]), guests)
     try:
         relay.run(int(sys.argv[2]))
     finally:

@@ -1,6 +1,7 @@
 """HTTP/2 frames as they pass by: where one begins, what it is, what it asks of the server. RFC 9113.
 
-Payloads are never looked at: a frame's nine bytes say everything that is needed to count.
+Payloads are never looked at: a frame's nine bytes say everything that is needed to count, and where a frame of the
+front's own may stand between two of the server's.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from collections.abc import Callable
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """What every client says first (section 3.4)."""
 HEADER = 9
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE = 0, 1, 3, 4, 6, 8
-END_STREAM = 1
+DATA, HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 5, 6, 7, 8, 9
+END_STREAM, END_HEADERS = 1, 4
+LAST_STREAM = 2**31 - 1
 COSTS = {HEADERS: 1, WINDOW_UPDATE: 1, RST_STREAM: 100, SETTINGS: 20, PING: 20}
 """What a frame takes from its host's budget. A call that is opened and cancelled costs the server far more than its
 answer would have; pings and settings are answered whatever they are sent for."""
@@ -37,7 +39,7 @@ class Frames:
             back.
     """
 
-    __slots__ = ("_admit", "_client", "_head", "_left", "_preface")
+    __slots__ = ("_admit", "_block", "_client", "_head", "_left", "_preface", "_said", "border")
 
     def __init__(self, admit: Admit, *, client: bool) -> None:
         self._admit = admit
@@ -45,11 +47,21 @@ class Frames:
         self._head = b""
         self._left = 0
         self._preface = len(PREFACE) if client else 0
+        self._block = False
+        """Inside the headers of a message, which no other frame may interrupt (section 6.10)."""
+        self._said = False
+        self.border = -1
+        """In the data of the last ``pass_on``: where another frame may be put in, -1 for nowhere."""
 
     @property
     def between(self) -> bool:
-        """Whether nothing that passed is half a frame."""
-        return not (self._left or self._preface)
+        """Whether nothing that passed is half a frame, or half of a message's headers."""
+        return not (self._left or self._preface or self._head or self._block)
+
+    @property
+    def may_interrupt(self) -> bool:
+        """Whether another frame may follow what has passed: the very first one is this side's own (section 3.4)."""
+        return self._said and self.between
 
     def pass_on(self, data: bytes) -> int:
         """How many bytes of ``data`` may pass now: all of a server's; of a client's perhaps fewer.
@@ -60,6 +72,7 @@ class Frames:
             ValueError: it is no HTTP/2.
         """
         at, end = 0, len(data)
+        self.border = 0 if self.may_interrupt else -1
         while at < end:
             if self._preface:
                 at = self._pass_preface(data, at)
@@ -68,6 +81,8 @@ class Frames:
                 step = min(self._left, end - at)
                 self._left -= step
                 at += step
+                if not (self._left or self._block):
+                    self.border = at
                 continue
             missing = HEADER - len(self._head)
             head = self._head + data[at : at + missing]
@@ -80,7 +95,11 @@ class Frames:
             if not self._admit(head[3], head[4], int.from_bytes(head[5:9], "big") & 0x7FFFFFFF, length):
                 return at
             at += missing
-            self._head, self._left = b"", length
+            self._head, self._left, self._said = b"", length, True
+            if head[3] in (HEADERS, PUSH_PROMISE, CONTINUATION):
+                self._block = not head[4] & END_HEADERS
+            if not (length or self._block):
+                self.border = at
         return at
 
     def _pass_preface(self, data: bytes, at: int) -> int:
@@ -90,3 +109,11 @@ class Frames:
             raise ValueError("no HTTP/2 preface")
         self._preface -= step
         return at + step
+
+
+def goaway(last_stream: int) -> bytes:
+    """A server's word that it takes no calls beyond ``last_stream`` on this connection, without any error (6.8).
+
+    LAST_STREAM says so before the client has heard of it: what it has begun meanwhile is answered all the same.
+    """
+    return b"\0\0\x08" + bytes([GOAWAY, 0]) + bytes(4) + last_stream.to_bytes(4, "big") + bytes(4)

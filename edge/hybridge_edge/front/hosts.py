@@ -20,15 +20,31 @@ class Host:
     refilled_at: float
     connections: int = 0
     calls: int = 0
+    handshakes: int = 0
 
     def spend(self, cost: int, now: float) -> bool:
         """Take it from the budget, if there is so much; ``now`` in monotonic seconds."""
-        self.budget = min(BUDGET_PER_S, self.budget + (now - self.refilled_at) * BUDGET_PER_S)
-        self.refilled_at = now
+        self._refill(now)
         if self.budget < cost:
             return False
         self.budget -= cost
         return True
+
+    def owe(self, cost: int, now: float) -> None:
+        """Take what was spent already, down to a second's worth below nothing."""
+        self._refill(now)
+        self.budget = max(self.budget - cost, -BUDGET_PER_S)
+
+    def in_debt(self, now: float) -> bool:
+        """Whether more was spent than there was; never where nothing is owed."""
+        if self.budget >= 0:
+            return False
+        self._refill(now)
+        return self.budget < 0
+
+    def _refill(self, now: float) -> None:
+        self.budget = min(BUDGET_PER_S, self.budget + (now - self.refilled_at) * BUDGET_PER_S)
+        self.refilled_at = now
 
 
 class Hosts:

@@ -147,9 +147,10 @@ class Channel:
             if sent == sum(map(len, parts)):
                 return
             self.taken_at = time.monotonic()
-        for part in filter(None, parts):  # of nothing the kernel takes nothing, again and again
-            self._pending.append(memoryview(part))
-            self._pending_bytes += len(part)
+        for part in parts:
+            if len(part):  # of nothing the kernel takes nothing, again and again
+                self._pending.append(memoryview(part))
+                self._pending_bytes += len(part)
         if sent:
             self._sent(sent)
         if not self._held:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from hybridge_edge.contract import scores, sketch
+from hybridge_edge.front.tls_status import TlsStatus
 from hybridge_edge.observe.readings import Readings
 from hybridge_edge.serving.statistics import ModelStatistics
 
@@ -46,7 +47,8 @@ class Family:
 def families(readings: Readings) -> tuple[Family, ...]:
     """Every metric, also those that have no samples yet."""
     return (
-        *_process(readings), *_models(readings), *_requests(readings), *_sequences(readings), *_samples(readings)
+        *_process(readings), *_models(readings), *_requests(readings), *_sequences(readings), *_samples(readings),
+        *_network(readings),
     )  # fmt: skip
 
 
@@ -150,6 +152,31 @@ def _samples(readings: Readings) -> Iterator[Family]:
     yield known("hybridge_spool_records", "gauge", "Records that wait for the uplink.", readings.spool_records)
     size = capture.spool_bytes if capture is not None else 0
     yield known("hybridge_spool_bytes", "gauge", "Size of the spool on the disk.", size)
+
+
+def _network(readings: Readings) -> Iterator[Family]:
+    tls = readings.tls
+
+    def known(name: str, kind: str, text: str, samples: Callable[[TlsStatus], tuple[Sample, ...]]) -> Family:
+        return Family(name, kind, text, samples(tls) if tls is not None else ())
+
+    def left(status: TlsStatus) -> tuple[Sample, ...]:
+        return (Sample("", (), status.not_after - readings.at),) if status.not_after else ()
+
+    text = "Until the certificate that the network is shown expires; negative once it has."
+    yield known("hybridge_tls_certificate_expiry_seconds", "gauge", text, left)
+    text = "1 where the files of TLS, as they are now, cannot be used and the ones before stay in force."
+    yield known("hybridge_tls_files_refused", "gauge", text, lambda one: (Sample("", (), bool(one.problem)),))
+    text = "Other files of TLS taken without a restart."
+    yield known("hybridge_tls_rotations_total", "counter", text, lambda one: (Sample("", (), one.rotations),))
+    text = "Connections from the network."
+    yield known("hybridge_tls_connections", "gauge", text, lambda one: (Sample("", (), one.connections),))
+    text = "Handshakes with clients on the network, by how they ended."
+    yield known("hybridge_tls_handshakes_total", "counter", text, _results)
+
+
+def _results(status: TlsStatus) -> tuple[Sample, ...]:
+    return tuple(Sample("", (("result", name),), count) for name, count in status.handshakes.items())
 
 
 def _one(name: str, kind: str, text: str, value: float, *labels: tuple[str, str]) -> Family:

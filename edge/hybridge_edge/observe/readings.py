@@ -11,6 +11,7 @@ from hybridge_edge import runtime, spool
 from hybridge_edge.capture import CaptureCounters
 from hybridge_edge.contract.errors import HybridgeError
 from hybridge_edge.contract.report import ModelReport
+from hybridge_edge.front.tls_status import TlsStatus
 from hybridge_edge.serving.sequences import SequenceCounts
 from hybridge_edge.serving.service import Service
 from hybridge_edge.serving.standing import standing
@@ -48,6 +49,7 @@ class Readings:
         at: seconds since 1970. invalid: (model, requests that were their callers' fault).
         capture: None where nothing is captured. spool_records: that wait for the uplink.
         returned: samples and labels that the uplink brought to the cloud in the spool's life. waiting: requests, now.
+        tls: of the network, None where TCP is off or plain.
     """
 
     version: str
@@ -61,6 +63,7 @@ class Readings:
     returned: int = 0
     waiting: int = 0
     sequences: SequenceCounts = field(default_factory=SequenceCounts)
+    tls: TlsStatus | None = None
 
 
 class Reader:
@@ -93,7 +96,15 @@ class Reader:
             returned=_returned(),
             waiting=service.gate.waiting,
             sequences=service.sequences.counts(),
+            tls=_tls(),
         )
+
+
+def _tls() -> TlsStatus | None:
+    try:
+        return TlsStatus.read(runtime.folder())
+    except HybridgeError:  # as below
+        return None
 
 
 def _returned() -> int:

@@ -13,6 +13,7 @@ import yaml
 from hybridge_edge import pipeline, settings, uplink
 from hybridge_edge.configuration import Configuration
 from hybridge_edge.contract.batch import MAX_BATCH_SAMPLES
+from hybridge_edge.front import tls_settings
 from hybridge_edge.s3_access import Access
 from hybridge_edge.sources.camera import ENCODINGS, MAX_SIDE, QUALITY
 from hybridge_edge.sources.messages import PAYLOADS
@@ -105,6 +106,7 @@ def test_a_default_that_the_recipe_leaves_to_the_code_is_the_one_of_the_page(mon
         ("memoryMegabytes", (0, settings.MAX_MEMORY_MEGABYTES)),
         ("embeddedMetrics", (0, settings.MAX_METRICS_SECONDS)),
         ("captureShare", (0, 1)),
+        ("tlsConnectionSeconds", (tls_settings.MIN_CONNECTION_S, tls_settings.MAX_CONNECTION_S)),
     ],
 )
 def test_the_range_of_the_page_is_the_one_the_code_refuses_beyond(key: str, limits: tuple[float, float]) -> None:

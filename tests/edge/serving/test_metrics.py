@@ -22,6 +22,7 @@ from hybridge_edge.client import Client
 from hybridge_edge.contract.errors import InvalidInput, UsageError
 from hybridge_edge.contract.scores import ScoreSketch
 from hybridge_edge.contract.sketch import BUCKETS, Sketch
+from hybridge_edge.front.tls_status import TlsStatus
 from hybridge_edge.observe.exposition import CONTENT_TYPE, to_text
 from hybridge_edge.observe.families import DURATION_BUCKETS, duration_bound, families
 from hybridge_edge.observe.page import MAX_CONNECTIONS, MAX_REQUEST_BYTES, MetricsPage
@@ -36,6 +37,8 @@ UNITS = (
     "_total",
     "_rows",
     "_records",
+    "_connections",
+    "_refused",
     "_info",
     "_fds",
     "_confidence",
@@ -73,7 +76,8 @@ def full_readings(model: str = "watch") -> Readings:
     statistics.scored(model, "1.0.0", [0.05, 0.1, 0.95, 7.0, -0.5, float("nan")])
     capture = CaptureCounters(9, 5, 3, 1, 0, 0, 1, 3, 4096)
     process = Process(1 << 20, 1.25, 1e9, 12)
-    return Readings("1.1.0", 1e9, process, (), statistics.read(), ((model, 2),), capture, 3, 0)
+    tls = TlsStatus(not_after=int(1e9) + 60, problem="half a file", connections=2, handshakes={"ok": 5, "revoked": 1})
+    return Readings("1.1.0", 1e9, process, (), statistics.read(), ((model, 2),), capture, 3, 0, tls=tls)
 
 
 def test_the_text_says_what_the_readings_say() -> None:
@@ -96,6 +100,9 @@ def test_the_text_says_what_the_readings_say() -> None:
     assert value(metrics, "hybridge_confidence_strange_total", **labels) == 1
     assert value(metrics, "hybridge_samples_dropped_total", reason="queue-full") == 1
     assert value(metrics, "hybridge_spool_records") == 3
+    assert value(metrics, "hybridge_tls_certificate_expiry_seconds") == 60
+    assert value(metrics, "hybridge_tls_files_refused") == 1
+    assert value(metrics, "hybridge_tls_handshakes_total", result="revoked") == 1
     assert value(metrics, "hybridge_spool_bytes") == 4096
     assert value(metrics, "process_resident_memory_bytes") == 1 << 20
 
