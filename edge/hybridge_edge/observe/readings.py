@@ -12,6 +12,7 @@ from hybridge_edge.capture import CaptureCounters
 from hybridge_edge.contract.errors import HybridgeError
 from hybridge_edge.contract.report import ModelReport
 from hybridge_edge.serving.service import Service
+from hybridge_edge.serving.shadow_tally import ShadowReading
 from hybridge_edge.serving.standing import standing
 from hybridge_edge.serving.statistics import ModelStatistics
 from hybridge_edge.store import Store
@@ -46,6 +47,7 @@ class Readings:
     Attributes:
         at: seconds since 1970. invalid: (model, requests that were their callers' fault).
         capture: None where nothing is captured. spool_records: that wait for the uplink.
+        shadows: what each shadow did, and why what was chosen for it was not compared, by reason.
         returned: samples and labels that the uplink brought to the cloud in the spool's life. waiting: requests, now.
     """
 
@@ -59,6 +61,7 @@ class Readings:
     spool_records: int = 0
     returned: int = 0
     waiting: int = 0
+    shadows: tuple[tuple[ShadowReading, tuple[tuple[str, int], ...]], ...] = ()
 
 
 class Reader:
@@ -90,6 +93,7 @@ class Reader:
             spool_records=max(capture.spool_records - passed, 0) if capture is not None else 0,
             returned=_returned(),
             waiting=service.gate.waiting,
+            shadows=tuple((one, service.shadowing.dropped(one.model)) for one in service.shadowing.readings()),
         )
 
 
