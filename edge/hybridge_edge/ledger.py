@@ -139,13 +139,8 @@ class ModelRecord:
     @property
     def shadow(self) -> str:
         """The digest that is to stand beside the active one, "" for none: asked for, not active, under no verdict."""
-        wanted = self.wanted
-        if (
-            wanted is None
-            or wanted.mode is not Mode.SHADOW
-            or self.active is None
-            or self.active.digest == wanted.digest
-        ):
+        wanted, active = self.wanted, self.active
+        if wanted is None or wanted.mode is not Mode.SHADOW or active is None or active.digest == wanted.digest:
             return ""
         verdicts = (self.quarantine_of(wanted.digest), self.refusal_of(wanted.digest))
         return "" if any(one is not None and one.epoch >= wanted.epoch for one in verdicts) else wanted.digest

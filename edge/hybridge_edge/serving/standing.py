@@ -17,7 +17,7 @@ EVALUATION_SECONDS = 6 * 3600.0
 
 
 def standing(store: Store, service: Service) -> tuple[ModelReport, ...]:
-    """What answers, and what was asked for and stands beside it, may not, or has gone, where that is another package."""
+    """What answers, and what was asked for and is a shadow, may not, or has gone, where that is another package."""
     reports: list[ModelReport] = []
     readings = {one.model: one for one in service.shadowing.readings()}
     for record in store.records().values():
@@ -86,13 +86,13 @@ def _report(
 
 
 def under_evaluation(store: Store, service: Service) -> bool:
-    """Whether some model answers, or stands beside, for a rollout that may still judge it: not put back, not for long."""
+    """Whether some model answers or is a shadow for a rollout that may still judge it: not put back, not for long yet."""
     for record in store.records().values():
         resident, wanted = service.residents.active(record.model), record.wanted
         shadow = service.residents.shadow(record.model)
-        if shadow is not None and wanted is not None and shadow.digest == wanted.digest and wanted.judged:
-            if time.monotonic() - shadow.since < EVALUATION_SECONDS:
-                return True
+        asked = shadow is not None and wanted is not None and shadow.digest == wanted.digest and wanted.judged
+        if shadow is not None and asked and time.monotonic() - shadow.since < EVALUATION_SECONDS:
+            return True
         if resident is None or wanted is None or resident.digest != wanted.digest or not wanted.judged:
             continue
         if not resident.put_back and time.monotonic() - resident.heard < EVALUATION_SECONDS:

@@ -41,6 +41,7 @@ UNITS = (
     "_confidence",
     "_state",
     "_degraded",
+    "_ratio",
 )
 
 
