@@ -37,7 +37,7 @@ def standing(store: Store, service: Service) -> tuple[ModelReport, ...]:
         if wanted is None or (resident is not None and resident.digest == wanted.digest):
             continue
         reading = readings.get(record.model)
-        if reading is not None and reading.digest == wanted.digest:
+        if reading is not None and reading.digest == record.shadow:
             reports.append(
                 _report(
                     service, record, reading.version, reading.digest, PackageState.SHADOW,
@@ -86,7 +86,7 @@ def _report(
 
 
 def under_evaluation(store: Store, service: Service) -> bool:
-    """Whether some model answers or is a shadow for a rollout that may still judge it: not put back, not for long yet."""
+    """Whether some model answers or is a shadow for a rollout that may still judge it: not put back, not for long."""
     for record in store.records().values():
         resident, wanted = service.residents.active(record.model), record.wanted
         shadow = service.residents.shadow(record.model)
