@@ -38,7 +38,9 @@ TIMED_EVERY = 2
 """Of so many inputs one is answered by both versions once more, in turns, to time them under the same conditions."""
 POLL_S = 0.002
 IDLE_POLL_S = 0.05
-"""How often an empty queue is looked at. Nobody wakes the thread: waking takes the interpreter from requests."""
+"""How often an empty queue is looked at. Nobody wakes the thread: waking takes the interpreter from requests. For a lull
+it looks after POLL_S, and where there is none later and later, up to this.
+"""
 _CLOSE_S = 5.0
 DROPPED = ("queue-full", "no-lull", "interrupted", "unfit", "gone")
 """Why a chosen input was not compared: newer ones came; no lull within STALE_S; requests ended TRIES runs; it is none
@@ -123,13 +125,16 @@ class Shadowing:
         self._dropped.setdefault(answered.first.manifest.name, Counter())[reason] += 1
 
     def _run(self) -> None:
+        pause = POLL_S
         while not self._closing.is_set():
             if not self._queue:
                 self._closing.wait(IDLE_POLL_S)
             elif not self._runner.gate.is_lull(LULL_S):
                 self._forget_stale()
-                self._closing.wait(POLL_S)
+                self._closing.wait(pause)
+                pause = min(2 * pause, IDLE_POLL_S)
             elif (answered := self._take()) is not None:
+                pause = POLL_S
                 self._answer(answered)
 
     def _forget_stale(self) -> None:
