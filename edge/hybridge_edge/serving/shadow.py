@@ -38,8 +38,9 @@ TIMED_EVERY = 2
 """Of so many inputs one is answered by both versions once more, in turns, to time them under the same conditions."""
 POLL_S = 0.002
 IDLE_POLL_S = 0.05
-"""How often an empty queue is looked at. Nobody wakes the thread: waking takes the interpreter from requests. For a lull
-it looks after POLL_S, and where there is none later and later, up to this.
+"""How often an empty queue is looked at. Nobody wakes the thread: waking takes the interpreter from requests.
+
+For a lull it looks after POLL_S, and where there is none, later and later, up to this.
 """
 _CLOSE_S = 5.0
 DROPPED = ("queue-full", "no-lull", "interrupted", "unfit", "gone")
@@ -86,8 +87,9 @@ class Shadowing:
             self._dropped[shadow.manifest.name] = Counter()
         self._residents.stand_beside(shadow)
         if self._thread is None:
-            self._thread = Thread(target=self._run, name="shadow", daemon=True)
-            self._thread.start()
+            thread = Thread(target=self._run, name="shadow", daemon=True)
+            thread.start()  # before anybody may wait for its end
+            self._thread = thread
 
     def close(self) -> None:
         """Drop what waits, let the run under way end."""

@@ -1,6 +1,7 @@
 """A shadow answers a share of the inputs too, in lulls, and nobody: who stands there, until when, what is counted."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.standing import durations, under_evaluation
 from hybridge_edge.serving.watchdog import STRIKES, Watchdog
 
+ROOT = Path(__file__).resolve().parents[3]
 SHUFFLED = (1, 2, 0)
 PATIENCE_S = 20.0
 
@@ -434,7 +436,18 @@ def test_a_served_shadow_in_metrics_status_and_on_the_command_line(
     assert f"hybridge_shadow_disagreed_total{labels} 16" in page
     assert 'hybridge_model_state{model="watch",version="1.1.0",state="SHADOW"} 1' in page
     assert server.say(verb="shadow", model="nobody")["error"] == "NOT_FOUND"
-    server.hand_over(two.handover(3, Mode.RETIRE))
+    component = server.store.parent / "component"  # as its artifact lies on a core device
+    shutil.copytree(two.folder, component / "package")
+    shutil.copy(ROOT / "components" / "model" / "activate.py", component)
+    for epoch, mode, state in ((3, "shadow", "SHADOW"), (4, "activate", "ACTIVE")):
+        done = subprocess.run(
+            [sys.executable, "-I", str(component / "activate.py"), "--epoch", str(epoch), "--mode", mode],
+            env={"HYBRIDGE_RUNTIME_DIR": str(server.runtime)}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout.startswith(f"activate: {state}: watch 1.1.0")) == (0, True), done.stdout
+    with Client(server.endpoint.inference) as client:
+        assert client.infer("watch", {"window": kit.window()}).version == "1.1.0"
+    assert "has no shadow" in said("shadow", "watch")
     assert server.stop() == 0
 
 
