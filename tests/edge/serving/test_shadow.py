@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from threading import Event, Thread
 from types import ModuleType
 from typing import Any
@@ -22,7 +21,6 @@ from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.standing import durations, under_evaluation
 from hybridge_edge.serving.watchdog import STRIKES, Watchdog
 
-ROOT = Path(__file__).resolve().parents[3]
 SHUFFLED = (1, 2, 0)
 PATIENCE_S = 20.0
 
