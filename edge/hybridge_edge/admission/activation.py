@@ -382,6 +382,7 @@ class Activation:
 
     def _fill_now(self, model: str) -> None:
         record = self._fallback.fill(self._store.record(model))
+        self._shadows.again(model)
         self._fill_later(record)  # where the clock says that it is too soon still
         self._changed()
 
