@@ -18,7 +18,6 @@ from hybridge_edge.contract.tensors import TensorSpec
 from hybridge_edge.engine import Arrays, Engine, EngineResult, Stop
 from hybridge_edge.serving import shadow as shadowing
 from hybridge_edge.serving.gate import Gate
-from hybridge_edge.serving.runner import Interrupted
 from hybridge_edge.serving.standing import durations, under_evaluation
 from hybridge_edge.serving.watchdog import STRIKES, Watchdog
 
@@ -396,16 +395,3 @@ def test_many_callers_and_a_shadow_lose_no_answer(device: Any, packages: Callabl
         thread.join()
     assert wrong == []
     assert reading(device).disagreed == 0
-
-
-def test_an_attempt_that_finds_no_lull_forgives_no_run_that_took_too_long(
-    device: Any, packages: Callable, kit: ModuleType
-) -> None:
-    stand(device, packages)
-    shadow, runner = device.service.residents.shadow("watch"), device.service.runner
-    shadow.overruns = 2
-    with pytest.raises(Interrupted):
-        runner.in_lull(shadow, {"window": kit.window()}, lull_s=3600.0)
-    assert shadow.overruns == 2
-    runner.in_lull(shadow, {"window": kit.window()}, lull_s=0.0)
-    assert shadow.overruns == 0

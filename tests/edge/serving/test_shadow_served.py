@@ -19,6 +19,7 @@ from hybridge_edge.contract.budgets import Budgets
 from hybridge_edge.contract.errors import ModelNotFound, PackageRefused
 from hybridge_edge.contract.states import Mode
 from hybridge_edge.serving.gate import Gate
+from hybridge_edge.serving.runner import Interrupted
 
 ROOT = Path(__file__).resolve().parents[3]
 SHUFFLED = (1, 2, 0)
@@ -150,3 +151,17 @@ def test_the_gate_lends_a_lull_to_one_and_whoever_comes_interrupts_it() -> None:
     gate.end_in_lull()
     with gate.enter(0.1):
         assert calls == ["interrupted"]
+
+
+def test_an_attempt_that_finds_no_lull_forgives_no_run_that_took_too_long(
+    device: Any, packages: Callable, kit: ModuleType
+) -> None:
+    device.activation.hand_over(packages("1.0.0", 1.0).handover(1))
+    device.activation.hand_over(packages("1.1.0", 1.0).handover(2, Mode.SHADOW))
+    shadow, runner = device.service.residents.shadow("watch"), device.service.runner
+    shadow.overruns = 2
+    with pytest.raises(Interrupted):
+        runner.in_lull(shadow, {"window": kit.window()}, lull_s=3600.0)
+    assert shadow.overruns == 2
+    runner.in_lull(shadow, {"window": kit.window()}, lull_s=0.0)
+    assert shadow.overruns == 0
