@@ -25,8 +25,14 @@ def start(state: State, epoch: int, put_back_epoch: int, now_ms: int, shadow_epo
         raise _refused(state, "cannot be started", "Plan another one: hybridge rollout start MODEL@VERSION")
     if not 0 <= shadow_epoch < epoch < put_back_epoch:
         raise Refused(f"The epochs {epoch} and {put_back_epoch} of the rollout {state.id} do not rise.")
-    epochs = {"epoch": epoch, "put_back_epoch": put_back_epoch, "shadow_epoch": shadow_epoch}
-    return replace(state, status=Status.RUNNING, updated_at_ms=now_ms, **epochs)
+    return replace(
+        state,
+        status=Status.RUNNING,
+        epoch=epoch,
+        put_back_epoch=put_back_epoch,
+        shadow_epoch=shadow_epoch,
+        updated_at_ms=now_ms,
+    )
 
 
 def pause(state: State, now_ms: int) -> State:
