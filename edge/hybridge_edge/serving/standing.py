@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from hybridge_edge.contract.report import Evidence, ModelReport
 from hybridge_edge.contract.states import Mode, PackageState
@@ -38,12 +39,11 @@ def standing(store: Store, service: Service) -> tuple[ModelReport, ...]:
             continue
         reading = readings.get(record.model)
         if reading is not None and reading.digest == record.shadow:
-            reports.append(
-                _report(
-                    service, record, reading.version, reading.digest, PackageState.SHADOW,
-                    provider=reading.provider, evidence=reading.evidence(),
-                )
+            beside = _report(
+                service, record, reading.version, reading.digest, PackageState.SHADOW,
+                provider=reading.provider, evidence=reading.evidence(),
             )  # fmt: skip
+            reports.append(replace(beside, requests=0, failures=0))  # it answers nobody
             continue
         quarantine, refusal = record.quarantine_of(wanted.digest), record.refusal_of(wanted.digest)
         if wanted.mode is Mode.RETIRE:

@@ -53,6 +53,7 @@ def test_a_shadow_is_compared_and_answers_nobody(
 ) -> None:
     one, two = stand(device, packages, factor=2.0)
     found = asked(device, kit, wait_for)
+    device.service.shadowing.share = 0.0
     assert device.serves() == ("1.0.0", 1.0)
     assert (found.version, found.against, found.rows, found.disagreed) == ("1.1.0", one.digest, 12, 0)
     assert (found.timed, found.latency.count, found.first_latency.count) == (3, 6, 3)
@@ -61,6 +62,8 @@ def test_a_shadow_is_compared_and_answers_nobody(
     assert device.service.residents.versions("watch") == ("1.0.0",)
     report = device.reports()["1.1.0"]
     assert (report.state, report.digest, report.epoch) == (PackageState.SHADOW, two.digest, 2)
+    assert report.requests == 0
+    assert device.reports()["1.0.0"].requests > 0
     assert report.evidence is not None
     assert (report.evidence.against, report.evidence.live, report.evidence.probes) == (one.digest, 12, 8)
     assert device.states()["1.0.0"] is PackageState.ACTIVE
@@ -210,8 +213,7 @@ def test_after_a_local_rollback_it_stands_beside_what_answers_then_and_counts_an
     asked(device, kit, wait_for)
     device.activation.rollback("watch", "too warm")
     assert device.serves() == ("0.9.0", 1.0)
-    wait_for(lambda: reading(device).against == zero.digest)
-    assert reading(device).runs == 1
+    wait_for(lambda: (reading(device).against, reading(device).runs) == (zero.digest, 1))
 
 
 class Controlled:
