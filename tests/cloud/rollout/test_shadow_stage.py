@@ -45,7 +45,7 @@ SEEN = Evidence(
     live_timed=150, live_slower=8, live_us=900, live_us_before=890, score_shift=40,
 )  # fmt: skip
 ROUGH = Weather(lost=0.3, doubled=0.3, late=0.3)
-random = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+random = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 
 
 @pytest.fixture
