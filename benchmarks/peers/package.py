@@ -18,8 +18,14 @@ FEATURES = "features"
 GOLDEN_ROWS = 2
 
 
-def write_package(folder: Path, model: Model, signer: CryptoSigner) -> Handover:
-    """A signed package whose features are the raw input, and the hand-over of it with epoch 1."""
+def write_package(
+    folder: Path, model: Model, signer: CryptoSigner, version: str = "1.0.0", *, confidence: bool = False
+) -> Handover:
+    """A signed package whose features are the raw input, and the hand-over of it with epoch 1.
+
+    Args:
+        confidence: whether its output is the model's confidence.
+    """
     (folder / "golden").mkdir(parents=True)
     (folder / "features.onnx").write_bytes(model.identity(INPUT, FEATURES))
     (folder / "model.onnx").write_bytes(model.graph(FEATURES))
@@ -33,7 +39,7 @@ def write_package(folder: Path, model: Model, signer: CryptoSigner) -> Handover:
         TensorSpec(OUTPUT, "FP32", (-1, model.classes)),
     )
     golden = ("golden/input.npy", "golden/scores.npy")
-    return our_server.seal(folder, signer, model.name, "1.0.0", tensors, golden, rtol=1e-3)
+    return our_server.seal(folder, signer, model.name, version, tensors, golden, rtol=1e-3, confidence=confidence)
 
 
 def activate(folder: Path, environment: dict[str, str], models: Sequence[Model]) -> None:

@@ -5,8 +5,8 @@
 The package lies beside this file. One JSON line goes to the server's management socket, one comes back. The exit code
 speaks to the nucleus, which counts it as the component's health:
 
-    0  the package is ACTIVE, STAGED or BUILDING; or this is not news: superseded by a higher epoch, quarantined on
-       this device, refused before, retired as asked
+    0  the package is ACTIVE, SHADOW, STAGED or BUILDING; or this is not news: superseded by a higher epoch, quarantined
+       on this device, refused before, retired as asked
     1  the server refused a package it never saw before: this deployment fails
     2  this program was called wrongly, or no package lies beside it
     75 no server answered in time; the nucleus runs this again
@@ -35,7 +35,7 @@ MAX_LINE_BYTES = 64 * 1024
 ENROLLED = Path("/run/hybridge")
 MANAGEMENT_SOCKET = "management.sock"
 NUCLEUS = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
-HANDED_OVER = ("ACTIVE", "STAGED", "BUILDING")
+HANDED_OVER = ("ACTIVE", "SHADOW", "STAGED", "BUILDING")
 TRY_AGAIN = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "BUSY")
 EXIT_NO_SERVER = 75
 
@@ -48,7 +48,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Hand a model's package to the inference server.")
     parser.add_argument("--rollout", default="none")
     parser.add_argument("--epoch", type=float, default=0.0, help="a nucleus may write 3 as 3.0000")
-    parser.add_argument("--mode", default="activate", choices=("activate", "stage", "retire"))
+    parser.add_argument("--mode", default="activate", choices=("activate", "stage", "shadow", "retire"))
     parser.add_argument("--wait-seconds", type=float, default=WAIT_SECONDS)
     arguments = parser.parse_args()
     if arguments.epoch < 0 or arguments.epoch != int(arguments.epoch):

@@ -42,6 +42,7 @@ class Adjusted:
         """Go by these from now on."""
         logs.configure(settings.log_format, settings.log_level)
         self._service.live.share = settings.live_share
+        self._service.shadowing.share = settings.shadow_share
         self._watchdog.limit_s = settings.run_seconds
         self.bound_sequences(settings)
         self._watched.embed(settings.embedded_metrics)

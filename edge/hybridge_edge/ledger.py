@@ -137,6 +137,15 @@ class ModelRecord:
         return self.active is None and self.wanted is not None and self.wanted.mode is Mode.RETIRE
 
     @property
+    def shadow(self) -> str:
+        """The digest that is to stand beside the active one, "" for none: asked for, not active, under no verdict."""
+        wanted, active = self.wanted, self.active
+        if wanted is None or wanted.mode is not Mode.SHADOW or active is None or active.digest == wanted.digest:
+            return ""
+        verdicts = (self.quarantine_of(wanted.digest), self.refusal_of(wanted.digest))
+        return "" if any(one is not None and one.epoch >= wanted.epoch for one in verdicts) else wanted.digest
+
+    @property
     def should_answer(self) -> bool:
         """Whether something of this model answers, or did and was taken away by a fault."""
         return self.active is not None or (bool(self.history) and not self.retired)

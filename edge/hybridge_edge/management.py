@@ -32,8 +32,8 @@ from hybridge_edge.store import Store
 _LOG = logging.getLogger(__name__)
 LOCAL_ROLLBACK = "Rolled back on the device."
 VERBS = (
-    "activate", "capture", "captured", "describe", "feedback", "install", "list", "load", "rollback", "status",
-    "unload",
+    "activate", "capture", "captured", "describe", "feedback", "install", "list", "load", "rollback", "shadow",
+    "status", "unload",
 )  # fmt: skip
 Fields = dict[str, object]
 
@@ -108,6 +108,7 @@ class Management:
     def _list(self, reader: Reader) -> Fields:
         reader.close()
         models = []
+        shadows = {one.model: one.version for one in self._service.shadowing.readings()}
         for record in self._store.records().values():
             models.append(
                 {
@@ -115,6 +116,7 @@ class Management:
                     "active": record.active.version if record.active else "",
                     "previous": record.previous.version if record.previous else "",
                     "resident": list(self._service.residents.versions(record.model)),
+                    "shadow": shadows.get(record.model, ""),
                     "epoch": record.epoch,
                     "quarantined": [verdict.to_json() for verdict in record.quarantined],
                     "refused": [verdict.to_json() for verdict in record.refused],
@@ -143,6 +145,29 @@ class Management:
             "resident": list(self._service.residents.versions(manifest.name)),
             "counters": asdict(counters),
             "measured": asdict(measured) if measured is not None else {},
+        }
+
+    def _shadow(self, reader: Reader) -> Fields:
+        """What stands beside a model's active version, and how the two compare."""
+        model = reader.text("model", check=names.model_name)
+        reader.close()
+        self._active(model)
+        shadowing = self._service.shadowing
+        found = next((one for one in shadowing.readings() if one.model == model), None)
+        if found is None:
+            return {"model": model, "version": "", "share": shadowing.share}
+        return {
+            "model": model,
+            "version": found.version,
+            "digest": found.digest,
+            "provider": found.provider,
+            "against": found.against_version,
+            "share": shadowing.share,
+            "seconds": found.seconds,
+            "evidence": found.evidence().to_json(),
+            "dropped": dict(shadowing.dropped(model)),
+            "scores": found.scores.to_json(),
+            "scores_against": found.first_scores.to_json(),
         }
 
     def _load(self, reader: Reader) -> Fields:

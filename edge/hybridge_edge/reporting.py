@@ -22,7 +22,7 @@ from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, Unavai
 from hybridge_edge.contract.report import DeviceReport, ModelReport
 from hybridge_edge.contract.scores import ScoreSketch
 from hybridge_edge.contract.sketch import Sketch
-from hybridge_edge.contract.telemetry import Telemetry
+from hybridge_edge.contract.telemetry import Beside, Telemetry
 from hybridge_edge.greengrass import Nucleus
 from hybridge_edge.uplink_status import UplinkStatus
 
@@ -51,6 +51,7 @@ class Durations:
     seconds: int
     latency: Sketch
     scores: ScoreSketch | None = None
+    beside: Beside | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +166,12 @@ class Reporter:
         """Those of models that answered since the last time; telemetry that is refused holds no report back."""
         for one in durations:
             told = (one.digest, one.latency.count)
-            if self._told.get(one.model) == told:
+            key = f"{one.model} beside" if one.beside is not None else one.model
+            if self._told.get(key) == told:
                 continue
             message = Telemetry(
                 self._thing, self._sequence, one.model, one.version, one.digest, one.rollout, one.epoch, one.seconds,
-                one.latency, one.scores,
+                one.latency, one.scores, one.beside,
             )  # fmt: skip
             try:
                 nucleus.publish_to_iot_core(names.telemetry_topic(self._thing), _fitting_bytes(message))
@@ -180,7 +182,7 @@ class Reporter:
                     _log.warning("Telemetry was not sent: %s", error)
                 self._telemetry_error = str(error)
                 return
-            self._told[one.model] = told
+            self._told[key] = told
 
     def _report(self, snapshot: Snapshot) -> DeviceReport:
         report = DeviceReport(
@@ -213,7 +215,8 @@ def _fitting_bytes(telemetry: Telemetry) -> bytes:
     try:
         return telemetry.to_bytes()
     except InvalidDocument:
-        return replace(telemetry, scores=None).to_bytes()
+        beside = None if telemetry.beside is None else replace(telemetry.beside, scores=None)
+        return replace(telemetry, scores=None, beside=beside).to_bytes()
 
 
 def fitting(report: DeviceReport) -> DeviceReport:

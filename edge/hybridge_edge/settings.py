@@ -20,6 +20,7 @@ from hybridge_edge.serving.sequences import DEFAULT_COUNT, DEFAULT_MEGABYTES, DE
 MAX_THREADS = 64
 MAX_REPORT_SECONDS = 15 * 60.0
 DEFAULT_LIVE_SHARE = 0.05
+DEFAULT_SHADOW_SHARE = 0.2
 EVALUATING_SECONDS = 60.0
 """Between two reports while a rollout judges."""
 MAX_SPOOL_MEGABYTES = 1024 * 1024
@@ -45,6 +46,7 @@ _NAMES = {
     "captureShare": "share of samples kept at random, 0 to 1",
     "captureConfidenceBelow": "keep samples whose confidence is below this, 0 to 1",
     "liveShare": "share of requests that the version before answers too, to compare them, 0 to 1",
+    "shadowShare": "share of requests that a shadow answers too in spare time, to compare it, 0 to 1",
     "reportSeconds": "seconds between two reports while a rollout judges what runs here",
     "spool": "where samples wait for the uplink",
     "spoolMegabytes": "the most the spool may hold, in MiB",
@@ -68,6 +70,7 @@ LIVE = frozenset(
         "pulseSeconds", "embeddedMetrics", "logFormat", "logLevel", "sequences", "sequenceMegabytes",
         "sequenceSeconds",
         "tlsClients", "tlsConnectionSeconds",
+        "shadowShare",
     }
 )  # fmt: skip
 """What a running server follows. The rest are folders, sockets and ports, or decide how models are loaded."""
@@ -79,6 +82,7 @@ class ServeSettings:
 
     Attributes:
         threads: for one run, 0 for what the target says. live_share: of requests that the version before answers too.
+        shadow_share: of requests that a shadow answers too, in spare time.
         report_seconds: between reports in a rollout. run_seconds: the longest a run may take where its package says
             nothing. pulse_seconds: how long the worker may show no life.
         memory_megabytes: what loaded models may hold together, 0 for no limit. factory: a folder of packages to fall
@@ -98,6 +102,7 @@ class ServeSettings:
     spool_megabytes: int
     threads: int
     live_share: float = DEFAULT_LIVE_SHARE
+    shadow_share: float = DEFAULT_SHADOW_SHARE
     report_seconds: float = EVALUATING_SECONDS
     run_seconds: float = DEFAULT_RUN_SECONDS
     pulse_seconds: float = DEFAULT_PULSE_SECONDS
@@ -165,6 +170,7 @@ class ServeSettings:
             spool_megabytes=reader.integer("spool_megabytes"),
             threads=reader.integer("threads"),
             live_share=reader.number("live_share"),
+            shadow_share=reader.number("shadow_share"),
             report_seconds=reader.number("report_seconds"),
             run_seconds=reader.number("run_seconds"),
             pulse_seconds=reader.number("pulse_seconds"),
@@ -275,6 +281,7 @@ def _read(configuration: Configuration) -> ServeSettings:
         spool_megabytes=configuration.integer("spoolMegabytes", 256, 1, MAX_SPOOL_MEGABYTES),
         threads=configuration.integer("threads", 0, 0, MAX_THREADS),
         live_share=configuration.number("liveShare", DEFAULT_LIVE_SHARE, 0.0, 1.0),
+        shadow_share=configuration.number("shadowShare", DEFAULT_SHADOW_SHARE, 0.0, 1.0),
         report_seconds=configuration.number("reportSeconds", EVALUATING_SECONDS, 1.0, MAX_REPORT_SECONDS),
         pulse_seconds=configuration.number("pulseSeconds", DEFAULT_PULSE_SECONDS, 2.0, MAX_RUN_SECONDS),
         run_seconds=configuration.number("runSeconds", DEFAULT_RUN_SECONDS, 0.01, MAX_RUN_SECONDS),

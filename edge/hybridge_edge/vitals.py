@@ -15,6 +15,7 @@ from threading import Event, Thread
 
 from hybridge_edge import trials
 from hybridge_edge.contract.errors import SpoolFull
+from hybridge_edge.ledger import UNKNOWN_VERSION, Installed
 from hybridge_edge.store import Store
 
 _LOG = logging.getLogger(__name__)
@@ -102,8 +103,11 @@ def bound_memory(memory_megabytes: int) -> None:
 
 
 def blame_the_only_one(store: Store) -> None:
-    """Memory ran out: where one model alone is active here, that counts as a death of its."""
-    active = [record.active for record in store.records().values() if record.active is not None]
+    """Memory ran out: where one model alone is active here, that counts as a death of its; of a shadow first."""
+    records = store.records().values()
+    active = [record.active for record in records if record.active is not None]
+    if shadows := [record.wanted for record in records if record.shadow and record.wanted is not None]:
+        active = [Installed(one.digest, UNKNOWN_VERSION) for one in shadows]
     if len(active) != 1:
         _LOG.error("%d models share the memory; none is blamed.", len(active))
         return

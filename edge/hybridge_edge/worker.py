@@ -111,8 +111,9 @@ def serve(settings: ServeSettings, source: Source, tcp: str) -> int:
         activation.fall_back(resident.manifest.name, resident.digest, reason)
 
     service = Service(
-        gate, lambda model, digest: activation.proven(model, digest), settings.live_share, watchdog, broken
-    )
+        gate, lambda model, digest: activation.proven(model, digest), settings.live_share, watchdog, broken,
+        settings.shadow_share,
+    )  # fmt: skip
     activation = Activation(
         store,
         service,
@@ -175,6 +176,7 @@ def serve(settings: ServeSettings, source: Source, tcp: str) -> int:
         activation.close()
         nucleus.close()
         service.live.close()
+        service.shadowing.close()
         if service.capture is not None:
             service.capture.close()
         if reporter is not None:

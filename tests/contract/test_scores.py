@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hybridge_edge.contract.document import canonical, parse
 from hybridge_edge.contract.errors import InvalidDocument
 from hybridge_edge.contract.scores import LARGEST, OUTERMOST, STEPS, ScoreSketch, edge
 from hybridge_edge.contract.sketch import BUCKETS, Sketch
-from hybridge_edge.contract.telemetry import MAX_TELEMETRY_BYTES, Telemetry
+from hybridge_edge.contract.telemetry import MAX_TELEMETRY_BYTES, Beside, Telemetry
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
 NUMBERS = st.floats(allow_nan=False, allow_infinity=True)
@@ -105,3 +106,35 @@ def test_a_busy_month_fits_into_the_message_and_more_is_refused() -> None:
     with pytest.raises(InvalidDocument, match="5120"):
         telemetry(everything, ScoreSketch([(bucket, 10**9) for bucket in range(OUTERMOST)])).to_bytes()
     assert json.loads(telemetry(month, None).to_bytes())["model"] == "watch"
+
+
+def test_two_distributions_lie_as_far_apart_as_their_shares_below_an_edge_differ() -> None:
+    low, high = sketch_of([0.1, 0.2, 0.3, 0.4]), sketch_of([0.3, 0.4, 0.5, 0.6])
+    assert low.apart(high) == high.apart(low) == 0.5
+    assert low.apart(low.merged(low)) == 0.0
+    assert sketch_of([-5.0] * 3).apart(sketch_of([7.0])) == 1.0
+    assert ScoreSketch().apart(low) == low.apart(ScoreSketch()) == 0.0
+    nothing = sketch_of([math.nan] * 4)
+    assert nothing.apart(low) == low.apart(nothing) == 1.0  # the control: what is no number is nowhere below an edge
+    assert sketch_of([0.1, math.nan]).apart(sketch_of([0.1, 0.1])) == 0.5
+
+
+@given(st.lists(st.integers(0, STEPS - 1), min_size=1), st.lists(st.integers(0, STEPS - 1), min_size=1))
+def test_the_distance_is_that_of_the_sorted_scores(one: list[int], other: list[int]) -> None:
+    middles = [[(bucket + 0.5) / STEPS for bucket in values] for values in (one, other)]
+    expected = max(
+        abs(sum(value <= at for value in one) / len(one) - sum(value <= at for value in other) / len(other))
+        for at in range(STEPS)
+    )
+    assert sketch_of(middles[0]).apart(sketch_of(middles[1])) == pytest.approx(expected)
+
+
+def test_a_shadow_s_telemetry_is_read_as_it_was_written() -> None:
+    beside = Beside("sha256:" + "1" * 64, 40, 3, sketch_of([0.2, 0.9]))
+    said = replace(telemetry(Sketch([(100, 5)]), sketch_of([0.3])), beside=beside)
+    read_again = Telemetry.from_bytes(said.to_bytes())
+    assert read_again.to_bytes() == said.to_bytes()
+    assert read_again.beside is not None
+    assert read_again.beside.scores is not None
+    assert (read_again.beside.rows, read_again.beside.scores.counts) == (40, beside.scores.counts)
+    assert b"shadow" not in replace(said, beside=None).to_bytes()

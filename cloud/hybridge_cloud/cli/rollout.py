@@ -71,8 +71,11 @@ def start(
     holder = holder_name()
     if adopted := adopt(bucket, record.plan, holder):
         rollouts.note(bucket, record, wall_clock(), holder, adopted)
+    beside = fleet_record.next_epoch(bucket, fleet) if record.plan.limits.shadow is not None else 0
     epoch, put_back_epoch = fleet_record.next_epoch(bucket, fleet), fleet_record.next_epoch(bucket, fleet)
-    record = _change(bucket, record, "started", lambda state, now: commands.start(state, epoch, put_back_epoch, now))
+    record = _change(
+        bucket, record, "started", lambda state, now: commands.start(state, epoch, put_back_epoch, now, beside)
+    )
     if watching:
         _drive(bucket, record, poll, as_json)
     else:

@@ -13,7 +13,7 @@ from hybridge_cloud.rollout.record import Entry, Record
 from hybridge_cloud.rollout.state import Status, WaveState
 from hybridge_cloud.rollout.verdict import Outcome
 from hybridge_edge.contract.report import ModelReport
-from hybridge_edge.contract.states import PackageState
+from hybridge_edge.contract.states import Mode, PackageState
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,6 +51,8 @@ def lines(record: Record) -> Iterator[str]:
     for wave in state.waves:
         planned = plan.wave(wave.ring)
         yield f"ring {wave.ring}: {wave.status.value}, {', '.join(planned.devices) or 'no devices'}{_written(wave)}"
+        for verdict in wave.shadowed:
+            yield f"  as a shadow {verdict.outcome.value} {verdict.gate.value}: {verdict.reason}"
         for verdict in wave.verdicts:
             yield f"  {verdict.outcome.value} {verdict.gate.value}: {verdict.reason}"
     for gap in state.gaps:
@@ -193,7 +195,8 @@ def _evidence(report: ModelReport | None) -> tuple[str, str, str]:
 
 
 def _written(wave: WaveState) -> str:
-    text = f", epoch {wave.epoch}, {wave.deployment or 'deployment not known yet'}" if wave.is_reached else ""
+    how = " as a shadow" if wave.mode is Mode.SHADOW else ""
+    text = f"{how}, epoch {wave.epoch}, {wave.deployment or 'deployment not known yet'}" if wave.is_reached else ""
     return f"{text}, put back by {wave.put_back_deployment}" if wave.put_back_deployment else text
 
 

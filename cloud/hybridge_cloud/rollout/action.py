@@ -70,7 +70,7 @@ def wanted(plan: Plan, state: State) -> tuple[Action, ...]:
     for wave in state.waves:
         if wave.cancel:
             possible.append(Cancel(wave.ring, wave.cancel))
-        possible.append(WriteWave(wave.ring, plan.version, wave.epoch))
+        possible.append(WriteWave(wave.ring, plan.version, wave.epoch, wave.mode))
         possible.append(PutBack(wave.ring, plan.previous_version, state.put_back_epoch))
     return tuple(action for action in possible if is_wanted(state, action))
 

@@ -14,17 +14,25 @@ from hybridge_edge.contract.errors import Refused
 _UNDER_WAY = frozenset({Status.RUNNING, Status.WAITING, Status.PAUSED})
 
 
-def start(state: State, epoch: int, put_back_epoch: int, now_ms: int) -> State:
+def start(state: State, epoch: int, put_back_epoch: int, now_ms: int, shadow_epoch: int = 0) -> State:
     """Begin a planned rollout.
 
     Args:
         epoch, put_back_epoch: two of the fleet's, taken by this command, the second one the higher.
+        shadow_epoch: one more, lower than both, where the plan has a shadow stage; else 0.
     """
     if state.status is not Status.PLANNED:
         raise _refused(state, "cannot be started", "Plan another one: hybridge rollout start MODEL@VERSION")
-    if not 0 < epoch < put_back_epoch:
+    if not 0 <= shadow_epoch < epoch < put_back_epoch:
         raise Refused(f"The epochs {epoch} and {put_back_epoch} of the rollout {state.id} do not rise.")
-    return replace(state, status=Status.RUNNING, epoch=epoch, put_back_epoch=put_back_epoch, updated_at_ms=now_ms)
+    return replace(
+        state,
+        status=Status.RUNNING,
+        epoch=epoch,
+        put_back_epoch=put_back_epoch,
+        shadow_epoch=shadow_epoch,
+        updated_at_ms=now_ms,
+    )
 
 
 def pause(state: State, now_ms: int) -> State:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hybridge_cloud.rollout import component_gates, gap, gates
+from hybridge_cloud.rollout import component_gates, gap, gates, shadow_gates
 from hybridge_cloud.rollout.action import Action, wanted
 from hybridge_cloud.rollout.back import go_back
 from hybridge_cloud.rollout.baseline import Baseline, measure
@@ -25,7 +25,9 @@ from hybridge_cloud.rollout.revisions import FOREIGN_REVISION, adopted, foreign_
 from hybridge_cloud.rollout.standing import Asked, End, Standing
 from hybridge_cloud.rollout.standings import asked_back, asked_forward, has_converged, standings
 from hybridge_cloud.rollout.state import ENDED, DeviceException, State, Status, WaveState, WaveStatus
-from hybridge_cloud.rollout.verdict import GateVerdict, Outcome
+from hybridge_cloud.rollout.verdict import Gate, GateVerdict, Outcome
+from hybridge_edge.contract.errors import InvalidDocument
+from hybridge_edge.contract.states import Mode
 
 _WATCHED = frozenset({Status.RUNNING, Status.WAITING, Status.PAUSED})
 
@@ -94,7 +96,7 @@ def _watch(plan: Plan, state: State, observation: Observation, now_ms: int, audi
         is_paused, is_running = state.status is Status.PAUSED, wave.status is WaveStatus.WRITTEN
         late = is_running and not is_paused
         late = late and now_ms - wave.written_at_ms > plan.limits.deadline_seconds * 1000
-        verdicts = _judged(plan, wave, seen, late) if seen else ()
+        verdicts = _judged(plan, wave, seen, late, now_ms) if seen else ()
         if plan.is_component:
             state = gap.followed(state, wave, seen, observation, asked, audit)
         failed = [verdict for verdict in verdicts if verdict.outcome is Outcome.FAIL]
@@ -128,6 +130,13 @@ def _bake(plan: Plan, state: State, wave: WaveState, seen: Sequence[Standing], n
     if held or state.status is Status.PAUSED:
         reason = state.reason if state.status is Status.PAUSED else f"ring {wave.ring}: {held}"
         return replace(state.with_wave(wave), reason=reason)
+    if wave.mode is Mode.SHADOW:
+        audit.append(f"ring {wave.ring}: its shadow stage passed, {shadow_gates.said(wave.verdicts)}")
+        answering = replace(
+            wave, mode=Mode.ACTIVATE, epoch=state.epoch, before=wave.deployment, deployment="", written_at_ms=now_ms,
+            settled_at_ms=0, advanced=False, verdicts=(), shadowed=wave.verdicts,
+        )  # fmt: skip
+        return replace(state.with_wave(answering), reason=f"ring {wave.ring}: its deployment is being written")
     audit.append(f"ring {wave.ring} passed")
     return replace(state.with_wave(replace(wave, status=WaveStatus.PASSED)), reason="")
 
@@ -142,7 +151,7 @@ def _held(plan: Plan, wave: WaveState, seen: Sequence[Standing], now_ms: int) ->
     if holding:
         return _sentence(holding[0])
     left_ms = wave.settled_at_ms + plan.limits.bake_seconds * 1000 - now_ms
-    if wave.settled_at_ms and left_ms > 0 and not wave.advanced:
+    if wave.settled_at_ms and left_ms > 0 and not wave.advanced and wave.mode is not Mode.SHADOW:
         return f"every gate passes; {-(-left_ms // 1000)} s of its bake are left"
     return ""
 
@@ -161,15 +170,21 @@ def _next(plan: Plan, state: State, observation: Observation, now_ms: int, audit
     if revision is None:
         reason = f"ring {pending.ring}: its latest deployment could not be read"
         return replace(state, status=Status.RUNNING, reason=reason)
+    beside = plan.has_shadow(pending.ring)
+    if beside and not state.shadow_epoch:
+        raise InvalidDocument(f"The rollout {state.id} has a shadow stage and was started without an epoch for it.")
+    epoch = state.shadow_epoch if beside else state.epoch
     begun = replace(
         pending,
         status=WaveStatus.WRITTEN,
-        epoch=state.epoch,
+        mode=Mode.SHADOW if beside else Mode.ACTIVATE,
+        epoch=epoch,
         written_at_ms=now_ms,
         before=revision.deployment,
         baseline=_baseline(plan, pending.ring, observation),
     )
-    audit.append(f"ring {pending.ring} is being written with {plan.title} at epoch {state.epoch}")
+    how = " as a shadow" if beside else ""
+    audit.append(f"ring {pending.ring} is being written with {plan.title}{how} at epoch {epoch}")
     reason = f"ring {pending.ring}: its deployment is being written"
     return replace(state.with_wave(begun), status=Status.RUNNING, reason=reason)
 
@@ -202,10 +217,15 @@ def _asked_at_end(plan: Plan, state: State, ring: int) -> Asked:
     return asked_forward(plan, state.wave(ring), 0)
 
 
-def _judged(plan: Plan, wave: WaveState, seen: Sequence[Standing], late: bool) -> tuple[GateVerdict, ...]:
+def _judged(plan: Plan, wave: WaveState, seen: Sequence[Standing], late: bool, now_ms: int) -> tuple[GateVerdict, ...]:
     if plan.is_component:
         return component_gates.judge(plan, wave.baseline or Baseline(), seen, late)
-    return gates.judge(plan, seen, late)
+    if wave.mode is Mode.SHADOW and plan.limits.shadow is not None:
+        waited = now_ms - wave.written_at_ms >= plan.limits.shadow.wait_seconds * 1000
+        return shadow_gates.judge(plan, seen, late, waited)
+    found = gates.judge(plan, seen, late)
+    stood_in = {gate: shadow_gates.stood_in(wave.shadowed, gate) for gate in (Gate.LATENCY, Gate.PROBES)}
+    return tuple(stood_in.get(verdict.gate) or verdict for verdict in found)
 
 
 def _baseline(plan: Plan, ring: int, observation: Observation) -> Baseline | None:

@@ -29,7 +29,7 @@ NAMED = 3
 
 
 def judge(plan: Plan, standings: Sequence[Standing], late: bool) -> tuple[GateVerdict, ...]:
-    """Every gate's verdict on a wave, in the order of `Gate`.
+    """Every gate's verdict on a wave whose version answers, in the order of `Gate`.
 
     Args:
         late: the wave's deadline is over: whatever still HOLDs has failed.
@@ -42,8 +42,8 @@ def judge(plan: Plan, standings: Sequence[Standing], late: bool) -> tuple[GateVe
         activation(standings, limits, late),
         _pooled(Gate.ERRORS, running, limits, "requests failed", limits.error_rate, lambda seen: seen.errors),
         _pooled(Gate.GUARDS, running, limits, "answers broke a guard", limits.guard_rate, lambda seen: seen.guarded),
-        _latency(plan, paired, done),
-        _probes(plan, paired, done),
+        latency(plan, paired, done),
+        probes(plan, paired, done),
         _live(plan, paired),
     )
     return tuple(ended(verdict, limits) if late else verdict for verdict in verdicts)
@@ -65,13 +65,13 @@ def expected_disagreement(plan: Plan) -> tuple[float, str]:
     return bound + margin, f"{percent(bound)} + {percent(margin)} expected"
 
 
-def activation(standings: Sequence[Standing], limits: Limits, late: bool) -> GateVerdict:
+def activation(standings: Sequence[Standing], limits: Limits, late: bool, how: str = "run it") -> GateVerdict:
     def of(*ends: End) -> list[Standing]:
         return [item for item in standings if item.end in ends]
 
     done, bad = of(End.DONE), of(End.REFUSED, End.FAILED)
     missing, offline = of(End.PENDING, End.SILENT), of(End.OFFLINE)
-    counts = f"{len(done)} of {len(standings)} devices run it"
+    counts = f"{len(done)} of {len(standings)} devices {how}"
     if offline:
         counts += f", {len(offline)} offline"
     lost = [*bad, *missing] if late else bad
@@ -112,7 +112,7 @@ def sequential(
     return GateVerdict(gate, Outcome.PASS, test, f"{rate}, {test} {_p(p)}")
 
 
-def _latency(plan: Plan, paired: _Running, done: int) -> GateVerdict:
+def latency(plan: Plan, paired: _Running, done: int) -> GateVerdict:
     share = plan.limits.slower_share
 
     def sentence(thing: str, seen: Evidence) -> str:
@@ -124,8 +124,8 @@ def _latency(plan: Plan, paired: _Running, done: int) -> GateVerdict:
     return _each_device(Gate.LATENCY, "sign test", plan, paired, done, share, lambda seen: seen.probes_slower, sentence)
 
 
-def _probes(plan: Plan, paired: _Running, done: int) -> GateVerdict:
-    if (skipped := _not_compared(Gate.PROBES, plan)) is not None:
+def probes(plan: Plan, paired: _Running, done: int) -> GateVerdict:
+    if (skipped := not_compared(Gate.PROBES, plan)) is not None:
         return skipped
     allowed, made_up = expected_disagreement(plan)
 
@@ -139,7 +139,7 @@ def _probes(plan: Plan, paired: _Running, done: int) -> GateVerdict:
 
 
 def _live(plan: Plan, paired: _Running) -> GateVerdict:
-    if (skipped := _not_compared(Gate.LIVE, plan)) is not None:
+    if (skipped := not_compared(Gate.LIVE, plan)) is not None:
         return skipped
     total = sum(evidence.live for _, evidence in paired)
     if not total and not plan.limits.minimum_live:
@@ -151,7 +151,7 @@ def _live(plan: Plan, paired: _Running) -> GateVerdict:
     return sequential(Gate.LIVE, counted, bad, total, allowed, limits.minimum_live, limits.alpha, made_up)
 
 
-def _not_compared(gate: Gate, plan: Plan) -> GateVerdict | None:
+def not_compared(gate: Gate, plan: Plan) -> GateVerdict | None:
     """A verdict where disagreement is not to be judged, or cannot be."""
     if plan.is_first:
         return GateVerdict(gate, Outcome.PASS, "", "there is no version before to compare with")

@@ -63,11 +63,13 @@ def revision_of(latest: Deployment, component: str, ours: bool) -> Revision:
     """What a deployment asks of one component. Pure."""
     wanted = latest.components.get(component)
     asked = json.loads(wanted.merge).get("hybridge") if wanted is not None and wanted.merge else None
-    rollout, epoch = "", 0
+    rollout, epoch, mode = "", 0, "activate"
     if isinstance(asked, dict):
+        mode = str(asked.get("mode", mode))
         rollout, text = str(asked.get("rollout", "")), str(asked.get("epoch", ""))
         epoch = int(text) if text.isdecimal() else 0
-    return Revision(latest.id, wanted.version if wanted else "", rollout, epoch, latest.status == CANCELLED, ours)
+    version = wanted.version if wanted else ""
+    return Revision(latest.id, version, rollout, epoch, latest.status == CANCELLED, ours, mode)
 
 
 def asked_of(plan: Plan, state: State, ring: int, latest: Deployment, ours: bool) -> Revision:

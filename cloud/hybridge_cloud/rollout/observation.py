@@ -18,7 +18,7 @@ class Revision:
         version: of the model's component, "" where it is not named.
         rollout, epoch: from the ``hybridge`` configuration merged into that component; "" and 0 where there is none. A
             component that is no model carries none: there they are from what the deployment is (`look.asked_of`).
-        cancelled: whether it was withdrawn.
+        cancelled: whether it was withdrawn. mode: what the model's devices are asked to do with it.
         ours: whether Hybridge wrote it, by whatever command.
     """
 
@@ -28,6 +28,7 @@ class Revision:
     epoch: int
     cancelled: bool = False
     ours: bool = True
+    mode: str = "activate"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from hybridge_cloud.rollout.shadow_stage import MAX_COUNT, MAX_SECONDS, ShadowStage
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import Reader, canonical, parse
 from hybridge_edge.contract.errors import InvalidDocument
@@ -12,9 +13,6 @@ from hybridge_edge.contract.expectations import Comparison
 
 FORMAT = 1
 MAX_LIMITS_BYTES = 64 * 1024
-MAX_SECONDS = 90 * 24 * 3600
-"""Of any limit that is a time."""
-MAX_COUNT = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +37,7 @@ class Limits:
         disagreement_margin: what a device may disagree beyond what was measured at evaluation, absolute.
         alpha: the chance that one gate fails a wave on one device or count of it although the model keeps its limit.
         approve: rings that an operator must approve before they are written.
+        shadow: the stage in which the version only answers beside the one before; None for none.
     """
 
     bake_seconds: int = 600
@@ -54,6 +53,7 @@ class Limits:
     disagreement_margin: float = 0.05
     alpha: float = 0.001
     approve: tuple[int, ...] = ()
+    shadow: ShadowStage | None = None
 
     def __post_init__(self) -> None:
         for name in ("error_rate", "guard_rate", "slower_share", "alpha"):
@@ -65,14 +65,17 @@ class Limits:
             _refuse("report_seconds", "must be at least 1")
         if self.deadline_seconds <= self.bake_seconds:
             _refuse("deadline_seconds", f"must be more than bake_seconds, which is {self.bake_seconds}")
+        if self.shadow is not None and self.shadow.wait_seconds >= self.deadline_seconds:
+            _refuse("shadow.wait_seconds", f"must be less than deadline_seconds, which is {self.deadline_seconds}")
         if self.minimum_requests < 1:
             _refuse("minimum_requests", "must be at least 1: silence never passes")
         if not all(0 <= ring < names.RINGS for ring in self.approve) or len(set(self.approve)) != len(self.approve):
             _refuse("approve", f"must list rings from 0 to {names.RINGS - 1}, each once")
 
     def to_json(self) -> dict[str, object]:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**values, "approve": list(self.approve)}
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "shadow"}
+        shadow = {} if self.shadow is None else {"shadow": self.shadow.to_json()}
+        return {**values, **shadow, "approve": list(self.approve)}
 
     @classmethod
     def read(cls, reader: Reader) -> Limits:
@@ -102,6 +105,7 @@ class Limits:
             disagreement_margin=share("disagreement_margin"),
             alpha=share("alpha"),
             approve=reader.integers("approve", ()),
+            shadow=reader.object("shadow", ShadowStage.read) if "shadow" in reader.names() else None,
         )
 
 
@@ -212,6 +216,13 @@ class Plan:
     def is_component(self) -> bool:
         """Whether a component is rolled out, not a model."""
         return "." in self.model
+
+    def has_shadow(self, ring: int) -> bool:
+        """Whether a ring has a shadow stage: a first version has nothing to stand beside, and a component no shadow."""
+        stage = self.limits.shadow
+        if stage is None or self.is_first or self.is_component:
+            return False
+        return not stage.rings or ring in stage.rings
 
     def component(self, prefix: str) -> str:
         """The full name of the component that carries it, in a fleet whose components' names begin with ``prefix``."""

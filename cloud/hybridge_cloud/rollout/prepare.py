@@ -63,6 +63,10 @@ def prepare(bucket: Bucket, fleet: str, target: Target, limits: Limits, now_ms: 
 def _component(bucket: Bucket, fleet: str, target: Target, prefix: str, limits: Limits, now_ms: int) -> Plan:
     """The plan of a component's rollout: what its rings run of it, their latest deployments say."""
     name = target.component(prefix)
+    if limits.shadow is not None:
+        raise UsageError(
+            f"{name} is no model: a component cannot stand beside the version before.", "Leave `shadow` out."
+        )
     if name.startswith(f"{prefix}.model."):
         model = name.removeprefix(f"{prefix}.model.")
         raise UsageError(f"{name} is the component of a model.", f"Roll out the model: {model}@{target.version}")

@@ -26,6 +26,12 @@ def is_back(plan: Plan, state: State, revision: Revision) -> bool:
     return asked == (plan.previous_version, plan.id, state.put_back_epoch)
 
 
+def is_shadow(plan: Plan, state: State, revision: Revision) -> bool:
+    """Whether a revision asks for the rollout's version as a shadow, by its id and lower epoch."""
+    asked = (revision.version, revision.rollout, revision.epoch)
+    return state.shadow_epoch > 0 and asked == (plan.version, plan.id, state.shadow_epoch)
+
+
 def adopted(plan: Plan, state: State, observation: Observation) -> State:
     """The state with deployments in it whose writer died, or was overtaken, before it could record them.
 
@@ -42,8 +48,9 @@ def adopted(plan: Plan, state: State, observation: Observation) -> State:
                 wave = replace(wave, put_back_deployment=revision.deployment, put_back_written_at_ms=written_at)
             elif (
                 wave.put_back_deployment
-                and is_forward(plan, wave, revision)
-                and revision.deployment != wave.deployment  # that one is shown for a while after it was replaced
+                and (is_forward(plan, wave, revision) or is_shadow(plan, state, revision))
+                # Those are shown for a while after they were replaced.
+                and revision.deployment not in (wave.deployment, wave.before)
             ):
                 wave = replace(wave, put_back_deployment="")
         elif not wave.deployment and is_forward(plan, wave, revision) and revision.deployment != wave.cancelled:
@@ -73,4 +80,4 @@ def _is_known(plan: Plan, state: State, wave: WaveState, revision: Revision) -> 
     if not revision.ours:
         return False
     back = state.status is Status.PUTTING_BACK and is_back(plan, state, revision)
-    return back or is_forward(plan, wave, revision)
+    return back or is_forward(plan, wave, revision) or is_shadow(plan, state, revision)

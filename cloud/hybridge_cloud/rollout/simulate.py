@@ -82,7 +82,8 @@ class Simulation:
         ]  # fmt: skip
         first = Revision("before", before.version if before else "", "before", FIRST_EPOCH)
         self.revisions: list[list[Revision]] = [[first] for _ in names]
-        self.state = commands.start(planned(self.plan), EPOCH, EPOCH + 1, START_MS)
+        beside = EPOCH - 1 if scenario.limits.shadow is not None else 0
+        self.state = commands.start(planned(self.plan), EPOCH, EPOCH + 1, START_MS, beside)
         self.etag = 0
         self.audit: list[str] = []
         self.lost_writes = 0
@@ -189,7 +190,7 @@ class Simulation:
             return latest.deployment
         if isinstance(action, WriteWave):
             self._check_forward(action)
-        ring.append(Revision(f"r{action.ring}-{len(ring)}-e{action.epoch}", *asked))
+        ring.append(Revision(f"r{action.ring}-{len(ring)}-e{action.epoch}", *asked, mode=action.mode.value))
         return ring[-1].deployment
 
     def _check_forward(self, action: WriteWave) -> None:

@@ -23,6 +23,8 @@ PROBES = 128
 class Model:
     """How a simulated version behaves on a device: shares of requests, probes, and paired runs.
 
+    ``score_shift`` is how far its scores lie from those of the version before.
+
     Attributes:
         refuses: it fails its golden inputs. kills: a device that activates it is never heard of again.
     """
@@ -33,6 +35,7 @@ class Model:
     guard_rate: float = 0.0001
     disagreement: float = 0.0
     slower: float = 0.05
+    score_shift: float = 0.02
     refuses: bool = False
     kills: bool = False
 
@@ -74,6 +77,8 @@ class SimulatedDevice:
     refused: Model | None = None
     why: str = ""
     evidence: Evidence | None = None
+    shadow: Model | None = None
+    shadow_evidence: Evidence | None = None
     is_dead: bool = False
     taken: str = ""
     history: list[tuple[str, int]] = field(default_factory=list)
@@ -133,15 +138,21 @@ class SimulatedDevice:
             self.refused, self.why = model, "golden: 3 of 8 rows differ"
             return
         self.is_dead = model.kills
-        self.refused = None
+        self.refused = self.shadow = None
+        if asked.mode == "shadow" and model.version != before.version:
+            self.shadow, self.shadow_evidence = model, self._probed(before, model)
+            return
         if model.version == before.version:
             return
         self.version = model.version
         self.history.append((model.version, asked.epoch))
+        self.evidence = self._probed(before, model)
+
+    def _probed(self, before: Model, model: Model) -> Evidence:
         disagreed = int(
             np.random.default_rng([PROBES, *model.digest[-8:].encode()]).binomial(PROBES, model.disagreement)
         )
-        self.evidence = Evidence(
+        return Evidence(
             against=before.digest,
             probes=PROBES,
             probes_disagreed=disagreed,
@@ -150,7 +161,26 @@ class SimulatedDevice:
             probe_us_before=880,
         )
 
+    def _stand_beside(self, model: Model, seen: Evidence, seconds: float) -> None:
+        """A fifth of the requests is answered by the shadow too, and every second of these is timed."""
+        runs = int(self.rng.binomial(int(self.rng.poisson(self.weather.requests * seconds)), 0.2))
+        timed, live = runs // 2, seen.live + runs
+        noise = abs(float(self.rng.normal(0.0, 0.5 / np.sqrt(max(1, live)))))
+        self.shadow_evidence = replace(
+            seen,
+            requests=seen.requests + runs,
+            errors=seen.errors + int(self.rng.binomial(runs, min(1.0, model.error_rate * self._factor))),
+            guarded=seen.guarded + int(self.rng.binomial(runs, model.guard_rate)),
+            live=live,
+            live_disagreed=seen.live_disagreed + int(self.rng.binomial(runs, model.disagreement)),
+            live_timed=seen.live_timed + timed,
+            live_slower=seen.live_slower + int(self.rng.binomial(timed, model.slower)),
+            score_shift=int(1000 * min(1.0, model.score_shift + noise)),
+        )
+
     def _serve(self, seconds: float) -> None:
+        if self.shadow is not None and self.shadow_evidence is not None:
+            self._stand_beside(self.shadow, self.shadow_evidence, seconds)
         if self.evidence is None:
             return
         model, seen = self.models[self.version], self.evidence
@@ -171,6 +201,8 @@ class SimulatedDevice:
             return
         model = self.models[self.version]
         reports = [self._entry(model, PackageState.ACTIVE, "", self.evidence)]
+        if self.shadow is not None:
+            reports.append(self._entry(self.shadow, PackageState.SHADOW, "", self.shadow_evidence))
         if self.refused is not None:
             reports.append(self._entry(self.refused, PackageState.REFUSED, self.why, None))
         is_late = self.rng.random() < self.weather.late

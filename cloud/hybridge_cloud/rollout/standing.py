@@ -11,8 +11,9 @@ from enum import Enum
 from hybridge_cloud.rollout.baseline import Baseline
 from hybridge_cloud.rollout.observation import DeviceView
 from hybridge_edge.contract.report import Evidence, ModelReport
-from hybridge_edge.contract.states import PackageState
+from hybridge_edge.contract.states import Mode, PackageState
 
+_BESIDE = frozenset({PackageState.ACTIVE, PackageState.SHADOW})
 MAX_REASON = 200
 """Characters of a reason that somebody else gives."""
 
@@ -35,6 +36,7 @@ class Asked:
     Attributes:
         component, version: instead of the package, where a component is rolled out: its full name and the version.
         baseline: what its devices ran before. is_back: whether the version before is put back.
+        mode: SHADOW where the package is to stand beside the version before.
     """
 
     digest: str
@@ -45,6 +47,12 @@ class Asked:
     version: str = ""
     baseline: Baseline | None = None
     is_back: bool = False
+    mode: Mode = Mode.ACTIVATE
+
+    @property
+    def fulfilled(self) -> frozenset[PackageState]:
+        """The states of the package in which the device does what is asked; one that answers is more than a shadow."""
+        return frozenset({PackageState.ACTIVE} if self.mode is Mode.ACTIVATE else _BESIDE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +85,8 @@ def standing(view: DeviceView, asked: Asked, report_seconds: int, now_ms: int) -
     if said is not None:
         if is_silent:
             return Standing(view.thing, End.SILENT, f"was {said.state.value} and {silence}", said.evidence)
-        if said.state is PackageState.ACTIVE:
-            return Standing(view.thing, End.DONE, f"{said.version} is ACTIVE", said.evidence)
+        if said.state in asked.fulfilled:
+            return Standing(view.thing, End.DONE, f"{said.version} is {said.state.value}", said.evidence)
         return Standing(view.thing, End.PENDING, f"{said.version} is {said.state.value}", said.evidence)
     if not is_silent:
         return Standing(view.thing, End.PENDING, _where(view, asked))
@@ -90,7 +98,7 @@ def standing(view: DeviceView, asked: Asked, report_seconds: int, now_ms: int) -
 def has_obeyed(view: DeviceView, asked: Asked) -> bool:
     """Whether a device runs the package that was asked for, or has obeyed something newer since."""
     said = _of(view, asked)
-    if said is not None and said.state is PackageState.ACTIVE:
+    if said is not None and said.state in asked.fulfilled:
         return True
     return any(report.epoch > asked.epoch for report in view.reports)
 

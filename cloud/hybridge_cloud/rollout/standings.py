@@ -14,7 +14,7 @@ from hybridge_cloud.rollout.state import State, WaveState
 
 def asked_forward(plan: Plan, wave: WaveState, since_ms: int) -> Asked:
     """What the devices of a wave are asked for."""
-    asked = Asked(plan.digest, plan.id, wave.epoch, since_ms)
+    asked = Asked(plan.digest, plan.id, wave.epoch, since_ms, mode=wave.mode)
     return _of_component(plan, asked, wave, plan.version) if plan.is_component else asked
 
 

@@ -12,6 +12,7 @@ from hybridge_cloud.rollout.verdict import GateVerdict
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import Reader, canonical, parse
 from hybridge_edge.contract.errors import InvalidDocument
+from hybridge_edge.contract.states import Mode
 
 FORMAT = 1
 
@@ -55,6 +56,8 @@ class WaveState:
         put_back_deployment: that carries the version before, "" before it is known. put_back_written_at_ms: as above.
         before: the ring's latest deployment when the wave was intended. foreign: one that somebody else wrote there.
         baseline: what its devices reported then; None but where a component is rolled out.
+        mode: what its devices are asked for: SHADOW in its shadow stage, then ACTIVATE.
+        shadowed: what its shadow stage was passed with.
     """
 
     ring: int
@@ -72,6 +75,8 @@ class WaveState:
     before: str = ""
     foreign: str = ""
     baseline: Baseline | None = None
+    mode: Mode = Mode.ACTIVATE
+    shadowed: tuple[GateVerdict, ...] = ()
 
     @property
     def is_reached(self) -> bool:
@@ -95,6 +100,8 @@ class WaveState:
             "before": self.before,
             "foreign": self.foreign,
             **({} if self.baseline is None else {"baseline": self.baseline.to_json()}),
+            **({} if self.mode is Mode.ACTIVATE else {"mode": self.mode.value}),
+            **({"shadowed": [verdict.to_json() for verdict in self.shadowed]} if self.shadowed else {}),
         }
 
     @classmethod
@@ -115,6 +122,8 @@ class WaveState:
             before=reader.text("before"),
             foreign=reader.text("foreign"),
             baseline=reader.object("baseline", Baseline.read) if "baseline" in reader.names() else None,
+            mode=Mode(reader.text("mode", Mode.ACTIVATE.value, check=_mode)),
+            shadowed=reader.objects("shadowed", GateVerdict.read, ()),
         )
 
 
@@ -139,6 +148,7 @@ class State:
 
     Attributes:
         epoch: of every wave. put_back_epoch: higher, taken beforehand, so that whoever puts back needs nothing else.
+        shadow_epoch: lower than both, of every wave's shadow stage; 0 where there is none.
         reason: why it stands where it stands. approved: rings that an operator approved.
         exceptions: devices that are not where it wants them; they converge when they return, and are taken off.
         detected_at_ms: when a gate failed, or an operator aborted or rolled back. put_back_at_ms: when every device
@@ -158,6 +168,7 @@ class State:
     put_back_epoch: int = 0
     approved: tuple[int, ...] = ()
     gaps: tuple[Gap, ...] = ()
+    shadow_epoch: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -189,6 +200,7 @@ class State:
             "put_back_epoch": self.put_back_epoch,
             "approved": list(self.approved),
             **({"gaps": [gap.to_json() for gap in self.gaps]} if self.gaps else {}),
+            **({"shadow_epoch": self.shadow_epoch} if self.shadow_epoch else {}),
         }
 
     def to_bytes(self) -> bytes:
@@ -213,6 +225,7 @@ class State:
             put_back_epoch=reader.integer("put_back_epoch"),
             approved=reader.integers("approved"),
             gaps=reader.objects("gaps", Gap.read) if "gaps" in reader.names() else (),
+            shadow_epoch=reader.integer("shadow_epoch", 0),
         )
         reader.close()
         return state
@@ -222,6 +235,12 @@ def planned(plan: Plan) -> State:
     """The state of a rollout that was planned and not started."""
     waves = tuple(WaveState(wave.ring) for wave in plan.waves)
     return State(plan.id, Status.PLANNED, 0, waves, updated_at_ms=plan.created_at_ms)
+
+
+def _mode(text: str) -> str:
+    if text not in (Mode.ACTIVATE.value, Mode.SHADOW.value):
+        raise InvalidDocument(f"{text[:40]!r} is not what a wave asks for")
+    return text
 
 
 def _status(text: str) -> str:

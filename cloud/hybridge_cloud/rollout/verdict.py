@@ -18,7 +18,7 @@ class Outcome(str, Enum):
 
 
 class Gate(str, Enum):
-    """What a wave is judged by, in the order in which verdicts are listed."""
+    """What a wave is judged by, in the order in which verdicts are listed. SCORES: in a shadow stage alone."""
 
     ACTIVATION = "activation"
     ERRORS = "errors"
@@ -26,6 +26,7 @@ class Gate(str, Enum):
     LATENCY = "latency"
     PROBES = "disagreement on probes"
     LIVE = "disagreement on live requests"
+    SCORES = "shift of scores"
 
 
 @dataclass(frozen=True, slots=True)

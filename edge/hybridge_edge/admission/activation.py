@@ -29,6 +29,7 @@ from hybridge_edge.admission.fallback import Fallback
 from hybridge_edge.admission.passed import Measured
 from hybridge_edge.admission.plan import Plan, Previous
 from hybridge_edge.admission.restore import Restore
+from hybridge_edge.admission.shadows import Shadows
 from hybridge_edge.admission.steps import Steps, Trial
 from hybridge_edge.admission.trial import try_in_child
 from hybridge_edge.admission.turns import Turns
@@ -91,6 +92,7 @@ class Activation:
         )
         self._fallback = Fallback(self._steps, clock)
         self._restore = Restore(self._steps, self._fallback)
+        self._shadows = Shadows(self._steps, service.shadowing)
         self._later: dict[str, Timer] = {}
         self._turns = Turns()
 
@@ -112,7 +114,7 @@ class Activation:
             wanted = record.wanted
             self._turns.later(self._compare_again, record.model)
             self._fill_later(record)
-            if wanted is None or wanted.mode is not Mode.ACTIVATE:
+            if wanted is None or wanted.mode not in (Mode.ACTIVATE, Mode.SHADOW):
                 continue
             seen = (record.quarantine_of(wanted.digest), record.refusal_of(wanted.digest))
             # A verdict upon an earlier hand-over of the same package is not one upon this: it was handed over again.
@@ -232,10 +234,15 @@ class Activation:
             loaded = standby is not None and standby.digest == handover.digest and self._store.holds(handover.digest)
             if standby is not None and loaded and decision.action is Action.ACTIVATE:
                 return self._switch_back(replace(record, wanted=wanted), handover, standby)
+            shadow = self._residents.shadow(handover.model)
+            loaded = shadow is not None and shadow.digest == handover.digest and self._store.holds(handover.digest)
+            if shadow is not None and loaded and decision.action is Action.ACTIVATE:
+                return self._shadows.promoted(replace(record, wanted=wanted), handover, shadow)
             if by_hand:
                 record = replace(record, wanted=wanted)  # remembered with the switch, or not at all
             elif record.wanted is None or handover.epoch > record.wanted.epoch:
                 record = self._store.want(record, wanted)
+                self._shadows.settle(handover.model)  # before what follows needs its memory
                 if resident is not None:
                     resident.heard = time.monotonic()
             if decision.action is Action.ALREADY:
@@ -254,6 +261,7 @@ class Activation:
             _LOG.exception("The activation of %s failed", handover.model)
             return self._refuse(handover, f"The activation failed: {type(error).__name__}: {error}")
         finally:
+            self._shadows.settle(handover.model)
             self._changed()
 
     def _act(self, record: ModelRecord, handover: Handover, decision: Decision) -> HandoverAnswer:
@@ -265,6 +273,8 @@ class Activation:
             return answer(handover, PackageState.RETIRED, UNKNOWN_VERSION)
         package = self._steps.install(handover)
         failpoint.reach("activation.installed")
+        if decision.action is Action.SHADOW:
+            return self._shadows.stood(handover, package)
         self._steps.tried(package)
         if decision.action is Action.STAGE:
             return answer(handover, PackageState.STAGED, package.manifest.version)
@@ -292,6 +302,8 @@ class Activation:
         """Make the room that was planned, and say so."""
         for model in plan.let_go:
             self._residents.let_go(model)
+        for model in plan.end_shadows:
+            self._shadows.make_room(model, handover.model)
         if plan.previous is Previous.ON_DISK:
             self._residents.let_go(handover.model)
         self._tidy()
@@ -323,6 +335,7 @@ class Activation:
 
     def _load_again(self, model: str) -> None:
         self._restore.load_again(model)
+        self._shadows.again(model)
         self._changed()
 
     def _compare_again(self, model: str) -> None:
@@ -338,6 +351,7 @@ class Activation:
     def _quarantine(self, model: str, digest: str, reason: str) -> HandoverAnswer:
         with self._closed_later(model):
             record = self._fallback.quarantine(model, digest, reason)
+            self._shadows.settle(model)
         self._fill_later(record)
         self._changed()
         return standing(record, reason)
@@ -368,6 +382,7 @@ class Activation:
 
     def _fill_now(self, model: str) -> None:
         record = self._fallback.fill(self._store.record(model))
+        self._shadows.again(model)
         self._fill_later(record)  # where the clock says that it is too soon still
         self._changed()
 

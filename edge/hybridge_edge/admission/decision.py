@@ -8,7 +8,8 @@
 | a digest quarantined at this epoch or a later one    | QUARANTINED; only a higher epoch lifts it |
 | a digest whose trial ended badly at this epoch       | REFUSED, without another trial; a higher epoch tries again |
 | the digest that runs                                 | ALREADY; a higher epoch is remembered |
-| anything else                                        | ACTIVATE, STAGE or RETIRE |
+| the digest that runs, as a shadow                    | ALREADY: it answers, and cannot stand beside itself |
+| anything else                                        | ACTIVATE, STAGE, SHADOW or RETIRE |
 
 A package refused for anything but its trial is examined again when it is asked for again: what stood against it (a
 trust file, a full disk) may be gone. A trial that a package did not survive is not repeated: it may have cost the
@@ -34,6 +35,7 @@ class Action(Enum):
     ACTIVATE = "activate"
     STAGE = "stage"
     RETIRE = "retire"
+    SHADOW = "shadow"
     ALREADY = "already"
     SUPERSEDED = "superseded"
     QUARANTINED = "quarantined"
@@ -76,9 +78,9 @@ def decide(record: ModelRecord, handover: Handover, resident: bool, by_hand: boo
     quarantine = record.quarantine_of(handover.digest)
     if quarantine is not None and handover.epoch <= quarantine.epoch:
         return Decision(Action.QUARANTINED, quarantine.reason)
-    if resident and handover.mode is Mode.ACTIVATE:
+    if resident and handover.mode in (Mode.ACTIVATE, Mode.SHADOW):
         return Decision(Action.ALREADY)
     refusal = record.refusal_of(handover.digest)
     if refusal is not None and refusal.step == TRIAL and handover.epoch <= refusal.epoch:
         return Decision(Action.REFUSED, f"{refusal.reason} It is tried again at a higher epoch.")
-    return Decision(Action.STAGE if handover.mode is Mode.STAGE else Action.ACTIVATE)
+    return Decision({Mode.STAGE: Action.STAGE, Mode.SHADOW: Action.SHADOW}.get(handover.mode, Action.ACTIVATE))

@@ -22,6 +22,8 @@ MAX_SWITCHES = 2
 SWITCH_SECONDS = 3600
 MAX_CRASHES = 3
 """Deaths of the worker while a digest loads, or runs without being trusted yet, after which it is quarantined."""
+MAX_SHADOW_CRASHES = 1
+"""The same of a shadow: nobody needs its answers, and each death costs those who ask the active version."""
 
 
 class Fallback:
@@ -64,7 +66,10 @@ class Fallback:
         if record.quarantine_of(digest) is not None:
             return record
         resident, standby = self._residents.active(model), self._residents.standby(model)
-        verdict = Verdict(digest, _version(record, digest), reason, record.epoch)
+        shadow = self._residents.shadow(model)
+        stood = shadow is not None and shadow.digest == digest
+        version = shadow.manifest.version if shadow is not None and stood else _version(record, digest)
+        verdict = Verdict(digest, version, reason, record.epoch)
         _LOG.error("%s %s is quarantined: %s", model, verdict.version, reason)
         active = record.active is not None and record.active.digest == digest
         if standby is not None and standby.digest == digest:

@@ -29,22 +29,27 @@ class Previous(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A model in memory: what it takes, in MB, and whether it answers or stands by."""
+    """A model in memory: what it takes, in MB, and whether it answers, stands by, or stands beside as a shadow."""
 
     model: str
     version: str
     megabytes: int
     answers: bool
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Where the version before stays and why, which models' standbys make room, and what is then held, in MB."""
+    """Where the version before stays and why, which models' standbys make room, and what is then held, in MB.
+
+    ``end_shadows``: models whose shadows make room. A shadow is the first to go.
+    """
 
     previous: Previous
     reason: str
     let_go: tuple[str, ...]
     megabytes: int
+    end_shadows: tuple[str, ...] = ()
 
 
 def plan(model: str, megabytes: int, budgets: Budgets, held: Sequence[Held], limit: int) -> Plan:
@@ -56,12 +61,7 @@ def plan(model: str, megabytes: int, budgets: Budgets, held: Sequence[Held], lim
     Raises:
         PackageRefused: step budget: it takes more than its manifest says, or than there is.
     """
-    if budgets.memory_megabytes and megabytes > budgets.memory_megabytes:
-        raise PackageRefused(
-            f"The package takes {megabytes} MB of memory; its own budget is {budgets.memory_megabytes} MB.",
-            "Raise the budget, or make a smaller model.",
-            step=STEP,
-        )
+    _check_own(megabytes, budgets)
     before = next((one for one in held if one.model == model and one.answers), None)
     others = [one for one in held if one.model != model]
     needed = megabytes + sum(one.megabytes for one in others if one.answers)
@@ -72,7 +72,7 @@ def plan(model: str, megabytes: int, budgets: Budgets, held: Sequence[Held], lim
             "Retire a model, raise memoryMegabytes, or make a smaller model.",
             step=STEP,
         )
-    standbys = [one for one in others if not one.answers]
+    standbys = [one for one in others if not one.answers and not one.shadow]
     total = needed + sum(one.megabytes for one in standbys)
     if before is None:
         previous, reason = Previous.NONE, "there is no version before"
@@ -86,7 +86,50 @@ def plan(model: str, megabytes: int, budgets: Budgets, held: Sequence[Held], lim
         if limit and total > limit:
             let_go.append(one.model)
             total -= one.megabytes
-    return Plan(previous, reason, tuple(let_go), total)
+    ended: list[str] = []
+    for one in sorted((one for one in others if one.shadow), key=lambda one: (one.megabytes, one.model)):
+        if limit and total + one.megabytes > limit:
+            ended.append(one.model)
+        else:
+            total += one.megabytes
+    return Plan(previous, reason, tuple(let_go), total, tuple(ended))
+
+
+def plan_shadow(model: str, megabytes: int, budgets: Budgets, held: Sequence[Held], limit: int) -> tuple[str, ...]:
+    """Models whose versions before make room for a shadow that takes ``megabytes`` MB beside all that answers.
+
+    Args:
+        held, limit: as of ``plan``.
+
+    Raises:
+        PackageRefused: step budget: it takes more than its manifest says, or there is no room for it.
+    """
+    _check_own(megabytes, budgets)
+    stays = sum(one.megabytes for one in held if one.answers or (one.shadow and one.model != model))
+    if limit and megabytes + stays > limit:
+        raise PackageRefused(
+            f"As a shadow the package takes {megabytes} MB beside the {stays} MB of what answers and of other shadows; "
+            f"{limit} MB are allowed together.",
+            "Raise memoryMegabytes, or activate it without a shadow: then it takes the place of what answers.",
+            step=STEP,
+        )
+    standbys = [one for one in held if not one.answers and not one.shadow]
+    total = megabytes + stays + sum(one.megabytes for one in standbys)
+    let_go: list[str] = []
+    for one in sorted(standbys, key=lambda one: (-one.megabytes, one.model)):
+        if limit and total > limit:
+            let_go.append(one.model)
+            total -= one.megabytes
+    return tuple(let_go)
+
+
+def _check_own(megabytes: int, budgets: Budgets) -> None:
+    if budgets.memory_megabytes and megabytes > budgets.memory_megabytes:
+        raise PackageRefused(
+            f"The package takes {megabytes} MB of memory; its own budget is {budgets.memory_megabytes} MB.",
+            "Raise the budget, or make a smaller model.",
+            step=STEP,
+        )
 
 
 def fits(megabytes: int, held: Sequence[Held], limit: int) -> bool:

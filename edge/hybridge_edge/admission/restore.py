@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from hybridge_edge.admission.decision import TRIAL
-from hybridge_edge.admission.fallback import MAX_CRASHES, Fallback
+from hybridge_edge.admission.fallback import MAX_CRASHES, MAX_SHADOW_CRASHES, Fallback
 from hybridge_edge.admission.plan import fits
 from hybridge_edge.admission.steps import Steps
 from hybridge_edge.contract.errors import HybridgeError, ModelNotFound, PackageRefused
@@ -100,15 +100,17 @@ class Restore:
         return True
 
     def _judged(self, record: ModelRecord) -> ModelRecord:
-        """Quarantine what the worker died of MAX_CRASHES times."""
+        """Quarantine what the worker died of MAX_CRASHES times, as a shadow MAX_SHADOW_CRASHES times."""
         suspects = {one.digest: one.version for one in (*record.fallbacks(), record.active) if one is not None}
         if record.wanted is not None and record.wanted.digest not in suspects:
             suspects[record.wanted.digest] = ""
         for digest, version in suspects.items():
-            if self._store.crashes(digest) < MAX_CRASHES:
+            most = MAX_SHADOW_CRASHES if digest == record.shadow else MAX_CRASHES
+            if (died := self._store.crashes(digest)) < most:
                 continue
             version = version or self._version_of(digest)
-            reason = f"The server died {MAX_CRASHES} times loading or first running {record.model} {version}."
+            times = f"{died} times" if most > 1 else "once"
+            reason = f"The server died {times} loading or first running {record.model} {version}."
             _LOG.error("%s It is quarantined.", reason)
             verdict = Verdict(digest, version, reason, record.epoch)
             if record.active is not None and record.active.digest == digest:

@@ -24,7 +24,7 @@ from hybridge_edge.admission.factory import Factory
 from hybridge_edge.admission.golden import check_golden
 from hybridge_edge.admission.lint import check_graphs
 from hybridge_edge.admission.passed import Measured, Passed
-from hybridge_edge.admission.plan import Held, Plan, check_disk, plan
+from hybridge_edge.admission.plan import Held, Plan, check_disk, plan, plan_shadow
 from hybridge_edge.admission.probes import answer_probes
 from hybridge_edge.admission.trial import Verdict
 from hybridge_edge.admission.warm_up import warm_up
@@ -133,6 +133,12 @@ class Steps:
         megabytes = self.megabytes(manifest, package.digest)
         return plan(manifest.name, megabytes, manifest.budgets, self.held(), self._memory_megabytes)
 
+    def room_beside(self, package: Package) -> tuple[str, ...]:
+        """Models whose versions before make room for it as a shadow. PackageRefused, step budget, where none can."""
+        manifest = package.manifest
+        megabytes = self.megabytes(manifest, package.digest)
+        return plan_shadow(manifest.name, megabytes, manifest.budgets, self.held(), self._memory_megabytes)
+
     def elsewhere(self, resident: Resident, reason: str) -> Resident:
         """A resident's package on another provider than its own, which failed. PackageRefused where it has none."""
         package = self.open(resident.digest)
@@ -203,7 +209,8 @@ class Steps:
         for one in self.residents.loaded():
             manifest = one.manifest
             answers = self.residents.active(manifest.name) is one
-            found.append(Held(manifest.name, manifest.version, self.megabytes(manifest, one.digest), answers))
+            shadow = self.residents.shadow(manifest.name) is one
+            found.append(Held(manifest.name, manifest.version, self.megabytes(manifest, one.digest), answers, shadow))
         return tuple(found)
 
     @property

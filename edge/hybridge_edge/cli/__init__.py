@@ -18,6 +18,7 @@ _COMMANDS = {
     "status": ("hybridge_edge.cli.status", "show what the running server does"),
     "list": ("hybridge_edge.cli.listing", "show what the store holds of each model"),
     "describe": ("hybridge_edge.cli.describe", "show what a model takes, gives and runs on"),
+    "shadow": ("hybridge_edge.cli.shadow", "show what stands beside a model, and how the two compare"),
     "load": ("hybridge_edge.cli.load", "bring a model back into memory"),
     "unload": ("hybridge_edge.cli.unload", "take a model out of memory"),
     "rollback": ("hybridge_edge.cli.rollback", "put the version before back"),

@@ -26,7 +26,9 @@ def _line(reader: Reader) -> str:
     active, previous = reader.text("active") or "-", reader.text("previous") or "-"
     resident = ", ".join(reader.strings("resident")) or "none"
     bad = [*reader.objects("quarantined", _verdict), *reader.objects("refused", _verdict)]
+    beside = reader.text("shadow", "")
     told = f"{reader.text('model')}  active {active}  before {previous}  in memory {resident}"
+    told += f"  shadow {beside}" if beside else ""
     return "\n".join((f"{told}  epoch {reader.integer('epoch')}", *(f"  may not run: {one}" for one in bad)))
 
 

@@ -6,9 +6,11 @@ import argparse
 import json
 import time
 
+from hybridge_edge.cli.shadow import compared
 from hybridge_edge.cli.talk import tell
 from hybridge_edge.contract.document import Reader, canonical
 from hybridge_edge.contract.report import ModelReport
+from hybridge_edge.contract.states import PackageState
 
 TIMEOUT_S = 10.0
 
@@ -37,6 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"{model.model} {model.version}  {model.state.value}  epoch {model.epoch}  {model.provider or '-'}  "
             f"{model.requests} requests, {model.failures} failed  {model.digest[:19]}{reason}"
         )
+        if model.state is PackageState.SHADOW and model.evidence is not None:
+            print(f"  beside it: {compared(model.evidence)}")
     return 0
 
 

@@ -39,6 +39,12 @@ class Evidence:
         probe_us, probe_us_before: the median of a probe's run, microseconds, of this version and of the one before.
         live, live_disagreed: as probes.
         p50_us, p99_us: of requests since the switch, features and model.
+        live_timed, live_slower: paired runs on live inputs, and those in which this version took more than SLOWER times
+            as long; live_us, live_us_before: the medians, as of a probe.
+        score_shift: how far the scores of both versions over the live rows lie apart, in thousandths of
+            `scores.ScoreSketch.apart`. It is no count, and does not add up.
+
+    A shadow's evidence is of the inputs it answered beside the version ``against``, which it never replaced.
     """
 
     against: str = ""
@@ -54,6 +60,11 @@ class Evidence:
     live_disagreed: int = 0
     p50_us: int = 0
     p99_us: int = 0
+    live_timed: int = 0
+    live_slower: int = 0
+    live_us: int = 0
+    live_us_before: int = 0
+    score_shift: int = 0
 
     def to_json(self) -> dict[str, object]:
         """Fields that are not zero."""

@@ -88,6 +88,22 @@ class ScoreSketch:
         """How many scores lie at or below the upper edge of a bucket from 0 to OUTERMOST."""
         return sum(count for one, count in self._counts.items() if one <= bucket)
 
+    def apart(self, other: ScoreSketch) -> float:
+        """How far two distributions lie apart, 0 to 1: the largest difference between their shares at or below an edge.
+
+        That is the statistic of Kolmogorov and Smirnov, looked at where buckets end. Scores that are no numbers
+        count as lying beyond all others. 0.0 where one of the two is empty.
+        """
+        ours, theirs = self.count + self.strange, other.count + other.strange
+        if not ours or not theirs:
+            return 0.0
+        mine, his = dict(self._counts), dict(other._counts)
+        difference = largest = 0.0
+        for bucket in sorted({*mine, *his}):
+            difference += mine.get(bucket, 0) / ours - his.get(bucket, 0) / theirs
+            largest = max(largest, abs(difference))
+        return min(largest, 1.0)
+
     def quantile(self, share: float) -> float:
         """The score that ``share`` (0 to 1) of them do not exceed: its bucket's middle, 0.0 where there are none."""
         left = math.ceil(share * self.count)

@@ -12,6 +12,7 @@ class PackageState(str, Enum):
     STAGED = "STAGED"
     BUILDING = "BUILDING"
     ACTIVE = "ACTIVE"
+    SHADOW = "SHADOW"
     REFUSED = "REFUSED"
     QUARANTINED = "QUARANTINED"
     RETIRED = "RETIRED"
@@ -23,7 +24,8 @@ class Mode(str, Enum):
     ACTIVATE = "activate"
     STAGE = "stage"
     RETIRE = "retire"
+    SHADOW = "shadow"
 
 
-HANDED_OVER = frozenset({PackageState.ACTIVE, PackageState.STAGED, PackageState.BUILDING})
+HANDED_OVER = frozenset({PackageState.ACTIVE, PackageState.STAGED, PackageState.BUILDING, PackageState.SHADOW})
 """The states after which the model component exits 0 for a digest it never saw before."""

@@ -18,6 +18,7 @@ from typing import TextIO
 from hybridge_edge.contract.scores import ScoreSketch
 from hybridge_edge.contract.sketch import Sketch
 from hybridge_edge.observe.readings import Readings
+from hybridge_edge.serving.shadow_tally import ShadowReading
 from hybridge_edge.serving.statistics import ModelStatistics
 
 NAMESPACE = "Hybridge"
@@ -63,15 +64,24 @@ class EmbeddedLines:
         self._device = device
         self._before: dict[tuple[str, str], ModelStatistics] = {}
         self._dropped = 0
+        self._shadows: dict[str, tuple[ShadowReading, int]] = {}
 
     def lines(self, readings: Readings) -> tuple[str, ...]:
-        """A line for each version of each model, and one for the device."""
+        """A line for each version of each model, one for each shadow, and one for the device."""
         found = []
         for now in readings.statistics:
             properties = {"Device": self._device, "Provider": now.provider}
             measures = _since(now, self._before.get((now.model, now.version)))
             found.append(line({"Model": now.model, "Version": now.version}, measures, readings.at, properties))
         self._before = {(one.model, one.version): one for one in readings.statistics}
+        for shadow, lost in readings.shadows:
+            dropped = sum(count for _, count in lost)
+            measures = _shadow_since(shadow, dropped, self._shadows.get(shadow.model))
+            properties = {"Device": self._device, "Against": shadow.against_version, "Provider": shadow.provider}
+            found.append(
+                line({"Model": shadow.model, "ShadowVersion": shadow.version}, measures, readings.at, properties)
+            )
+        self._shadows = {one.model: (one, sum(count for _, count in lost)) for one, lost in readings.shadows}
         found.append(line({"Device": self._device}, self._of_device(readings), readings.at, {}))
         return tuple(found)
 
@@ -147,6 +157,33 @@ def _since(now: ModelStatistics, before: ModelStatistics | None) -> tuple[Measur
         Measure(
             "Confidence", "None", tuple(round(scores.quantile(share), 4) for share in shares) if scores.count else ()
         ),
+    )
+
+
+def _shadow_since(now: ShadowReading, dropped: int, earlier: tuple[ShadowReading, int] | None) -> tuple[Measure, ...]:
+    """What a shadow did since; one that stands beside another version, or stood there anew, begins anew."""
+    same = earlier is not None and (earlier[0].digest, earlier[0].against) == (now.digest, now.against)
+    if earlier is not None and same and earlier[0].runs <= now.runs:
+        before, dropped_before = earlier
+    else:
+        before, dropped_before = None, 0
+    latency = Sketch(_more(now.latency.counts, before.latency.counts if before else ()))
+    scores = ScoreSketch(_more(now.scores.counts, before.scores.counts if before else ()))
+    first = ScoreSketch(_more(now.first_scores.counts, before.first_scores.counts if before else ()))
+    shares = [(step + 0.5) / VALUES for step in range(VALUES)]
+    return (
+        Measure("ShadowRuns", "Count", now.runs - (before.runs if before else 0)),
+        Measure("ShadowFailures", "Count", now.failed - (before.failed if before else 0)),
+        Measure("ShadowGuarded", "Count", now.guarded - (before.guarded if before else 0)),
+        Measure("ShadowCompared", "Count", now.rows - (before.rows if before else 0)),
+        Measure("ShadowDisagreed", "Count", now.disagreed - (before.disagreed if before else 0)),
+        Measure("ShadowDropped", "Count", max(dropped - dropped_before, 0)),
+        Measure(
+            "ShadowLatency",
+            "Microseconds",
+            tuple(latency.quantile(share) for share in shares) if latency.count else (),
+        ),
+        Measure("ShadowScoreShift", "None", (round(scores.apart(first), 4),) if scores.count and first.count else ()),
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hybridge_edge.contract import scores, sketch
 from hybridge_edge.front.tls_status import TlsStatus
 from hybridge_edge.observe.readings import Readings
+from hybridge_edge.serving.shadow_tally import ShadowReading
 from hybridge_edge.serving.statistics import ModelStatistics
 
 Labels = tuple[tuple[str, str], ...]
@@ -47,7 +48,8 @@ class Family:
 def families(readings: Readings) -> tuple[Family, ...]:
     """Every metric, also those that have no samples yet."""
     return (
-        *_process(readings), *_models(readings), *_requests(readings), *_sequences(readings), *_samples(readings),
+        *_process(readings), *_models(readings), *_requests(readings), *_sequences(readings), *_shadows(readings),
+        *_samples(readings),
         *_network(readings),
     )  # fmt: skip
 
@@ -129,6 +131,49 @@ def _sequences(readings: Readings) -> Iterator[Family]:
     yield _one("hybridge_sequences_refused_total", "counter", text, found.refused)
 
 
+def _shadows(readings: Readings) -> Iterator[Family]:
+    every = tuple(one for one, _ in readings.shadows)
+
+    def counter(name: str, text: str, value: Callable[[ShadowReading], float]) -> Family:
+        return Family(name, "counter", text, tuple(Sample("", _beside(one), value(one)) for one in every))
+
+    yield counter("hybridge_shadow_runs_total", "Inputs that a shadow answered.", lambda one: one.runs)
+    yield counter("hybridge_shadow_failures_total", "Runs of a shadow that gave no answer.", lambda one: one.failed)
+    text = "Answers of a shadow that a guard of its package objects to."
+    yield counter("hybridge_shadow_guarded_total", text, lambda one: one.guarded)
+    text = "Rows that a shadow and the version that answers were compared on."
+    yield counter("hybridge_shadow_compared_total", text, lambda one: one.rows)
+    text = "Of these, rows on which the largest value of the confidence output stood elsewhere."
+    yield counter("hybridge_shadow_disagreed_total", text, lambda one: one.disagreed)
+    dropped = tuple(
+        Sample("", (*_beside(one), ("reason", reason)), count)
+        for one, lost in readings.shadows
+        for reason, count in lost
+    )
+    text = "Inputs chosen for a shadow and not compared."
+    yield Family("hybridge_shadow_dropped_total", "counter", text, dropped)
+    durations = tuple(
+        sample
+        for one in every
+        for role, sketch_of in (("shadow", one.latency), ("first", one.first_latency))
+        for sample in _spread((*_beside(one), ("role", role)), sketch_of)
+    )
+    text = "Features and model of a run in spare time, of the shadow and of the version that answers."
+    yield Family("hybridge_shadow_duration_seconds", "histogram", text, durations)
+    confidences = tuple(
+        sample
+        for one in every
+        if one.rows
+        for role, found in (("shadow", one.scores), ("first", one.first_scores))
+        for sample in _scores((*_beside(one), ("role", role)), found)
+    )
+    text = "The confidence of each row compared, by the shadow and by the version that answers."
+    yield Family("hybridge_shadow_confidence", "histogram", text, confidences)
+    text = "How far the two distributions of confidences lie apart, 0 to 1 (Kolmogorov and Smirnov's statistic)."
+    shifts = tuple(Sample("", _beside(one), round(one.shift, 4)) for one in every if one.rows)
+    yield Family("hybridge_shadow_score_shift_ratio", "gauge", text, shifts)
+
+
 def _samples(readings: Readings) -> Iterator[Family]:
     capture = readings.capture
 
@@ -187,6 +232,10 @@ def _labels(one: ModelStatistics) -> Labels:
     return (("model", one.model), ("version", one.version), ("provider", one.provider))
 
 
+def _beside(one: ShadowReading) -> Labels:
+    return (("model", one.model), ("version", one.version), ("against", one.against_version))
+
+
 def _histogram(labels: Labels, below: Iterator[tuple[float, int]], count: int, total: float) -> Iterator[Sample]:
     """The samples of a histogram from (bound, how many at most so large)."""
     for bound, number in below:
@@ -197,11 +246,18 @@ def _histogram(labels: Labels, below: Iterator[tuple[float, int]], count: int, t
 
 
 def _durations(one: ModelStatistics) -> Iterator[Sample]:
-    counts = one.latency.counts
+    return _spread(_labels(one), one.latency, one.total_us)
+
+
+def _spread(labels: Labels, latency: sketch.Sketch, total_us: int | None = None) -> Iterator[Sample]:
+    """A histogram of durations; where their sum is not given, each counts as its bucket's middle."""
+    counts = latency.counts
+    if total_us is None:
+        total_us = round(sum(2 * sketch.FACTOR**bucket / (sketch.FACTOR + 1) * count for bucket, count in counts))
     below = (
         (duration_bound(bound), sum(count for bucket, count in counts if bucket <= bound)) for bound in DURATION_BUCKETS
     )
-    return _histogram(_labels(one), below, one.latency.count, one.total_us / 1e6)
+    return _histogram(labels, below, latency.count, total_us / 1e6)
 
 
 def _rows(one: ModelStatistics) -> Iterator[Sample]:
@@ -210,5 +266,9 @@ def _rows(one: ModelStatistics) -> Iterator[Sample]:
 
 
 def _confidences(one: ModelStatistics) -> Iterator[Sample]:
-    below = ((scores.edge(bucket), one.scores.at_most(bucket)) for bucket in SCORE_BUCKETS)
-    return _histogram(_labels(one), below, one.scores.count, one.scores.total)
+    return _scores(_labels(one), one.scores)
+
+
+def _scores(labels: Labels, found: scores.ScoreSketch) -> Iterator[Sample]:
+    below = ((scores.edge(bucket), found.at_most(bucket)) for bucket in SCORE_BUCKETS)
+    return _histogram(labels, below, found.count, found.total)

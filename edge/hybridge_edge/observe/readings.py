@@ -14,6 +14,7 @@ from hybridge_edge.contract.report import ModelReport
 from hybridge_edge.front.tls_status import TlsStatus
 from hybridge_edge.serving.sequences import SequenceCounts
 from hybridge_edge.serving.service import Service
+from hybridge_edge.serving.shadow_tally import ShadowReading
 from hybridge_edge.serving.standing import standing
 from hybridge_edge.serving.statistics import ModelStatistics
 from hybridge_edge.store import Store
@@ -48,6 +49,7 @@ class Readings:
     Attributes:
         at: seconds since 1970. invalid: (model, requests that were their callers' fault).
         capture: None where nothing is captured. spool_records: that wait for the uplink.
+        shadows: what each shadow did, and why what was chosen for it was not compared, by reason.
         returned: samples and labels that the uplink brought to the cloud in the spool's life. waiting: requests, now.
         tls: of the network, None where TCP is off or plain.
     """
@@ -64,6 +66,7 @@ class Readings:
     waiting: int = 0
     sequences: SequenceCounts = field(default_factory=SequenceCounts)
     tls: TlsStatus | None = None
+    shadows: tuple[tuple[ShadowReading, tuple[tuple[str, int], ...]], ...] = ()
 
 
 class Reader:
@@ -97,6 +100,7 @@ class Reader:
             waiting=service.gate.waiting,
             sequences=service.sequences.counts(),
             tls=_tls(),
+            shadows=tuple((one, service.shadowing.dropped(one.model)) for one in service.shadowing.readings()),
         )
 
 

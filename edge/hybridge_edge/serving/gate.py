@@ -79,6 +79,9 @@ class Gate:
         self._local: deque[Ticket] = deque()
         self._network: deque[Ticket] = deque()
         self._turns = 0
+        self._places = running
+        self._last_left = time.monotonic()
+        self._interrupt: Callable[[], None] | None = None
 
     @property
     def waiting(self) -> int:
@@ -131,9 +134,33 @@ class Gate:
                 return
             time.sleep(IDLE_POLL_S)
 
+    def is_lull(self, seconds: float) -> bool:
+        """Whether nobody is inside or waits, and nobody has been for that long."""
+        return self._free == self._places and not self.waiting and time.monotonic() - self._last_left >= seconds
+
+    def begin_in_lull(self, seconds: float, interrupt: Callable[[], None]) -> bool:
+        """Whether work that takes no place may begin now; then ``interrupt`` is called as soon as a ticket comes.
+
+        So whoever comes runs at once, beside what is just being interrupted, and never stands behind it. One piece of
+        such work at a time; ``end_in_lull`` ends it. ``interrupt`` is called under the gate's lock: it must be short.
+        """
+        with self._lock:
+            if not self.is_lull(seconds):
+                return False
+            self._interrupt = interrupt
+            return True
+
+    def end_in_lull(self) -> None:
+        """The work has ended: nobody needs to interrupt it any more."""
+        with self._lock:
+            self._interrupt = None
+
     def _wait_for_turn(self, ticket: Ticket) -> bool:
         """Whether the ticket has a place and leads; False where somebody else has run it. Raises as ``run``."""
         with self._lock:
+            if self._interrupt is not None:
+                self._interrupt()
+                self._interrupt = None
             if self._free and not self.waiting:
                 self._free -= 1
                 ticket.state = _State.LEADS
@@ -190,6 +217,7 @@ class Gate:
             following = self._next()
             if following is None:
                 self._free += 1
+                self._last_left = time.monotonic()
                 return
             following.state = _State.LEADS
             following.company = self._company(following)

@@ -1,4 +1,7 @@
-"""Models in memory: one that answers a name, and the version before, kept loaded until the next activation.
+"""Models in memory: one that answers a name, the version before, kept loaded until the next activation, and a shadow.
+
+A shadow stands beside the version that answers and is run on the same inputs (see ``shadow``). No request ever leases
+it: it answers under no version until an activation makes it the active one.
 
 A request takes a lease, so that a switch never waits for requests and no request ever sees two models: an engine that
 is no longer kept is closed when its last lease ends.
@@ -18,6 +21,7 @@ from hybridge_edge.engine import Engine
 from hybridge_edge.serving.batching import Batching
 from hybridge_edge.serving.evidence import Paired, Tally
 from hybridge_edge.serving.guards import Constancy
+from hybridge_edge.serving.shadow_tally import ShadowTally
 from hybridge_edge.serving.signature import Signature
 from hybridge_edge.trials import Trial, unmarked
 
@@ -33,7 +37,7 @@ class Resident:
         overruns, failures: runs in a row that the watchdog ended, and that an accelerator did not do.
         against: digest of the version it took over from, "" for none. paired: what the probes said of the two.
         put_back: it answers again after another version did. since: when it began to answer, monotonic seconds.
-        heard: when a hand-over last asked for it anew, monotonic seconds.
+        heard: when a hand-over last asked for it anew, monotonic seconds. shadow_tally: counts of a shadow, else None.
     """
 
     def __init__(self, manifest: Manifest, digest: str, engine: Engine, trial: Trial | None = None) -> None:
@@ -48,10 +52,12 @@ class Resident:
         self.leases = 0
         self.retired = False
         self.answers = 0
+        self.shadow_tally: ShadowTally | None = None
         self.begin("", put_back=False)
 
     def begin(self, against: str, *, put_back: bool, paired: Paired | None = None) -> None:
         """It answers from now on."""
+        self.shadow_tally = None
         self.tally = Tally()
         self.against = against
         self.put_back = put_back
@@ -96,6 +102,7 @@ class Residents:
         self._lock = Lock()
         self._active: dict[str, Resident] = {}
         self._standby: dict[str, Resident] = {}
+        self._shadows: dict[str, Resident] = {}
 
     def active(self, model: str) -> Resident | None:
         """The model that answers now, for looking at; requests take a lease instead."""
@@ -106,6 +113,52 @@ class Residents:
         """The version before, where it is still loaded."""
         with self._lock:
             return self._standby.get(model)
+
+    def shadow(self, model: str) -> Resident | None:
+        """What stands beside the active version and answers nobody. Takes no lock: requests ask."""
+        return self._shadows.get(model)
+
+    def shadows(self) -> tuple[Resident, ...]:
+        """Every shadow, by model."""
+        with self._lock:
+            return tuple(self._shadows[name] for name in sorted(self._shadows))
+
+    def stand_beside(self, resident: Resident) -> None:
+        """Keep ``resident`` as its model's shadow; the version before may become it, and a shadow there was goes."""
+        name = resident.manifest.name
+        with self._lock:
+            active = self._active.get(name)
+            if self._standby.get(name) is resident:
+                del self._standby[name]
+                if active is not None:
+                    active.against = ""
+            doomed = self._shadows.get(name)
+            self._shadows[name] = resident
+        if doomed is not None and doomed is not resident:
+            self._retire(doomed)
+
+    def end_shadow(self, model: str) -> None:
+        """Nothing stands beside the active version any more."""
+        with self._lock:
+            shadow = self._shadows.pop(model, None)
+        if shadow is not None:
+            self._retire(shadow)
+
+    @contextmanager
+    def lease_pair(self, first: Resident) -> Iterator[Resident | None]:
+        """Hold ``first`` and the shadow beside it, or None where it answers no more or nothing stands beside it."""
+        name = first.manifest.name
+        with self._lock:
+            shadow = self._shadows.get(name) if self._active.get(name) is first else None
+            if shadow is not None:
+                first.leases += 1
+                shadow.leases += 1
+        try:
+            yield shadow
+        finally:
+            if shadow is not None:
+                self._release(shadow)
+                self._release(first)
 
     def names(self) -> tuple[str, ...]:
         with self._lock:
@@ -126,6 +179,8 @@ class Residents:
         name = resident.manifest.name
         with self._lock:
             before, standby = self._active.get(name), self._standby.pop(name, None)
+            if self._shadows.get(name) is resident:
+                del self._shadows[name]
             keep = before is not None and before is not resident and not back
             resident.begin(before.digest if keep and before else "", put_back=back, paired=paired)
             self._active[name] = resident
@@ -171,15 +226,17 @@ class Residents:
             self._retire(standby)
 
     def loaded(self) -> tuple[Resident, ...]:
-        """Every model in memory, each active one before its standby."""
+        """Every model in memory: each active one, its standby, its shadow."""
         with self._lock:
-            pairs = ((active, self._standby.get(name)) for name, active in self._active.items())
-            return tuple(one for pair in pairs for one in pair if one is not None)
+            every = (
+                (active, self._standby.get(name), self._shadows.get(name)) for name, active in self._active.items()
+            )
+            return tuple(one for those in every for one in those if one is not None)
 
     def unload(self, model: str) -> None:
         """The model answers no more, in no version."""
         with self._lock:
-            doomed = (self._active.pop(model, None), self._standby.pop(model, None))
+            doomed = tuple(table.pop(model, None) for table in (self._active, self._standby, self._shadows))
         for one in doomed:
             if one is not None:
                 self._retire(one)

@@ -29,6 +29,10 @@ class Ran(NamedTuple):
     copy_us: int = 0
 
 
+class Interrupted(Exception):
+    """Work in a lull did not begin, since there is none, or was ended, since a request came."""
+
+
 class Runner:
     """The one way to the engines for requests. Safe to share between threads.
 
@@ -74,9 +78,42 @@ class Runner:
         with self.gate.enter(wait_s):
             return self._once(resident, inputs, (), state)
 
+    def in_lull(self, resident: Resident, inputs: Arrays, lull_s: float) -> EngineResult:
+        """Run inputs that no request waits for, in spare time: no place is taken, and the next request ends the run.
+
+        Args:
+            resident: leased by the caller. lull_s: for how long no request must have been inside.
+
+        Raises:
+            Interrupted: not begun, or ended by a request. DeadlineExceeded: the watchdog ended it. Anything else is the
+            engine's.
+        """
+        run = self._watchdog.begin(resident, ())
+
+        def interrupt() -> None:
+            run.asked_at = time.monotonic()  # first: the watchdog reads it once the stop is asked for
+            run.stop.ask()
+
+        try:
+            if not self.gate.begin_in_lull(lull_s, interrupt):
+                interrupt()  # no run took place: none of its limits was kept or broken
+                raise Interrupted
+            with resident.trial:
+                return resident.engine.run(inputs, run.stop)
+        except Interrupted:
+            raise
+        except Exception:
+            if run.overran:
+                raise _stopped(resident, overran=True, limit_s=run.limit_s) from None
+            if run.stop.asked:
+                raise Interrupted from None
+            raise
+        finally:
+            self.gate.end_in_lull()
+            self._watchdog.end(run)
+
     def _execute(self, resident: Resident, tickets: Sequence[Ticket], state: Arrays | None) -> None:
         # A model with states has no batches, so its tickets come alone.
-
         wanted = [ticket for ticket in tickets if _is_wanted(ticket)]
         if len(wanted) > 1 and self._together(resident, wanted):
             return

@@ -21,6 +21,7 @@ from hybridge_edge.serving.live import LiveComparison
 from hybridge_edge.serving.residents import Resident, Residents
 from hybridge_edge.serving.runner import Runner
 from hybridge_edge.serving.sequences import Sequences, Step, Turn
+from hybridge_edge.serving.shadow import Shadowing
 from hybridge_edge.serving.statistics import Statistics, scores_of
 from hybridge_edge.serving.watchdog import Watchdog, unwatched
 
@@ -85,6 +86,7 @@ class Service:
         on_trusted: called once, from a request's thread, when a digest has answered TRIAL_RUNS times.
         live_share: of requests that the version before answers too, 0 to 1 (see ``live``).
         watchdog: ends what takes too long; None where nothing shall. broken: see ``Runner``.
+        shadow_share: of requests that a shadow answers too, 0 to 1 (see ``shadow``).
     """
 
     def __init__(
@@ -94,12 +96,14 @@ class Service:
         live_share: float = 0.0,
         watchdog: Watchdog | None = None,
         broken: Callable[[Resident, str], None] = lambda resident, reason: None,
+        shadow_share: float = 0.0,
     ) -> None:
         self.residents = Residents()
         self.statistics = Statistics()
         self.runner = Runner(gate, watchdog or unwatched(), self.statistics, broken)
         self.live = LiveComparison(self.residents, self.runner, live_share)
         self.sequences = Sequences()
+        self.shadowing = Shadowing(self.residents, self.runner, shadow_share)
         self.capture: Capture | None = None
         self._on_trusted = on_trusted
         self._lock = Lock()
@@ -222,6 +226,7 @@ class Service:
             confidences = scores_of(result.outputs[manifest.confidence_output], rows)
             self.statistics.scored(answer.model, answer.version, confidences)
         self.live.offer(resident, request.inputs, result.outputs, rows)
+        self.shadowing.offer(resident, request.inputs, result.outputs, rows)
         return answer, self._count_answer(resident)
 
     def _count_answer(self, resident: Resident) -> bool:

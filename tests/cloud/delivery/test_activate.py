@@ -96,6 +96,7 @@ def refusal(code: str) -> bytes:
     [
         ([answer(PackageState.ACTIVE)], 0, "ACTIVE: toy 1.0.0"),
         ([answer(PackageState.STAGED)], 0, "STAGED"),
+        ([answer(PackageState.SHADOW)], 0, "SHADOW"),
         ([answer(PackageState.BUILDING)], 0, "BUILDING"),
         ([answer(PackageState.RETIRED)], 0, "RETIRED"),
         ([answer(PackageState.REFUSED, "golden: off by 2")], 1, "REFUSED: toy 1.0.0"),

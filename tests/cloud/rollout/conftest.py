@@ -8,7 +8,7 @@ import threading
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -118,6 +118,7 @@ class Device:
     reports: dict[str, ModelReport] = field(default_factory=dict)
     taken: list[str] = field(default_factory=list)
     sequence: int = 0
+    live_rows: int = 400
 
     def turn(self) -> None:
         """Take every job that waits, do it, and report."""
@@ -135,6 +136,10 @@ class Device:
         if before is not None and before.epoch >= int(asked["epoch"]):
             return
         version = component["version"]
+        self.reports.pop(f"{model} beside", None)
+        if asked["mode"] == "shadow" and before is not None:
+            self._stand_beside(model, version, before, asked)
+            return
         evidence = None
         if before is not None:
             wrong = 180 if version == BAD else 3
@@ -144,6 +149,20 @@ class Device:
             model, version, digest(model, version), PackageState.ACTIVE, asked["rollout"], int(asked["epoch"]),
             evidence=evidence,
         )  # fmt: skip
+
+    def _stand_beside(self, model: str, version: str, before: ModelReport, asked: dict[str, Any]) -> None:
+        """Keep the version as a shadow: what it measured is of as many live rows as the device had requests."""
+        wrong = 180 if version == BAD else 3
+        rows = self.live_rows
+        evidence = Evidence(
+            before.digest, requests=rows, probes=256, probes_disagreed=wrong, probe_us=900, probe_us_before=900,
+            live=rows, live_disagreed=wrong * rows // 256, live_timed=rows // 2,
+        )  # fmt: skip
+        rollout, epoch = asked["rollout"], int(asked["epoch"])
+        self.reports[model] = replace(before, rollout=rollout, epoch=epoch, evidence=None)
+        self.reports[f"{model} beside"] = ModelReport(
+            model, version, digest(model, version), PackageState.SHADOW, rollout, epoch, evidence=evidence
+        )
 
     def report(self) -> None:
         self.sequence += 1

@@ -24,12 +24,20 @@ from hybridge_edge.configuration import Configuration
 from hybridge_edge.contract import names
 from hybridge_edge.contract.errors import Refused, Unavailable
 from hybridge_edge.contract.report import DeviceReport, Evidence, ModelReport
-from hybridge_edge.contract.scores import STEPS, ScoreSketch
+from hybridge_edge.contract.scores import OUTERMOST, STEPS, ScoreSketch
 from hybridge_edge.contract.sketch import BUCKETS, Sketch
 from hybridge_edge.contract.states import PackageState
-from hybridge_edge.contract.telemetry import Telemetry
+from hybridge_edge.contract.telemetry import Beside, Telemetry
 from hybridge_edge.contract.window import Window
-from hybridge_edge.reporting import PERIOD_SECONDS, SEQUENCE_BLOCK, Durations, Reporter, Snapshot, fitting
+from hybridge_edge.reporting import (
+    PERIOD_SECONDS,
+    SEQUENCE_BLOCK,
+    Durations,
+    Reporter,
+    Snapshot,
+    _fitting_bytes,
+    fitting,
+)
 from hybridge_edge.sources.source import Context, open_source
 
 DIGEST = "sha256:" + "a" * 64
@@ -322,6 +330,29 @@ def test_scores_go_with_the_durations_and_stay_behind_where_both_have_no_room(
     assert small.scores.counts == scores.counts
     assert large.scores is None
     assert large.latency.count == wide.count
+
+
+def test_a_shadow_s_telemetry_goes_beside_the_active_version_s_and_loses_its_scores_first(
+    core: Core, reporter: Any, wait_for: Any
+) -> None:
+    full = ScoreSketch([(bucket, 10**9) for bucket in range(-OUTERMOST, OUTERMOST)])
+    small = ScoreSketch([(10, 3)])
+    durations = tuple(
+        Durations("model-1", version, DIGEST, "", 3, 10, Sketch([(7, 2)]), scores, beside)
+        for version, scores, beside in (
+            ("1.0.0", small, None),
+            ("1.1.0", small, Beside(DIGEST, 9, 1, small)),
+        )
+    )
+    one = reporter([], snapshot=lambda: Snapshot("1.0.0", (model(1),), durations=durations))
+    wait_for(lambda: len(core.published) == 3)
+    said = [Telemetry.from_bytes(payload) for topic, payload in core.published if topic.endswith("telemetry")]
+    assert [(item.version, item.beside is not None) for item in said] == [("1.0.0", False), ("1.1.0", True)]
+    one.changed()
+    wait_for(lambda: len(core.published) == 4)  # the report alone: neither has answered since
+    large = Telemetry("t", 1, "m", "1.1.0", DIGEST, "", 3, 10, Sketch([(7, 2)]), full, Beside(DIGEST, 9, 1, full))
+    cut = Telemetry.from_bytes(_fitting_bytes(large))
+    assert (cut.scores, cut.beside) == (None, Beside(DIGEST, 9, 1, None))
 
 
 def test_durations_that_cannot_be_sent_hold_no_report_back(core: Core, reporter: Any, wait_for: Any) -> None:

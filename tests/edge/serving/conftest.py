@@ -36,6 +36,7 @@ from hybridge_edge.serving.call import Call
 from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.service import Answer, Inference, Service
 from hybridge_edge.serving.standing import standing
+from hybridge_edge.serving.watchdog import Watchdog
 from hybridge_edge.store import Store
 
 READY_WITHIN_S = 30.0
@@ -57,6 +58,8 @@ class Device:
         self.changes = 0
         self.loads = 0
         self.live_share = 0.0
+        self.shadow_share = 1.0
+        self.watchdog: Watchdog | None = None
         self.memory_megabytes = 0
         self.factory = ""
         self.trial: Trial = passes
@@ -69,6 +72,8 @@ class Device:
             Gate(2),
             lambda model, digest: self.activation.proven(model, digest),
             self.live_share,
+            self.watchdog,
+            shadow_share=self.shadow_share,
             broken=lambda one, reason: self.activation.fall_back(one.manifest.name, one.digest, reason),
         )
         self.activation = Activation(
@@ -94,6 +99,7 @@ class Device:
 
     def stop(self) -> None:
         self.service.live.close()
+        self.service.shadowing.close()
         self.activation.close()
 
     def restart(self) -> None:

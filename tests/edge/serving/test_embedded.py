@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +17,8 @@ from hybridge_edge.client import Client
 from hybridge_edge.observe import logs
 from hybridge_edge.observe.embedded import EmbeddedLines
 from hybridge_edge.observe.readings import Process, Readings
+from hybridge_edge.serving.evidence import Paired
+from hybridge_edge.serving.shadow_tally import Compared, ShadowTally
 from hybridge_edge.serving.statistics import Statistics
 
 UNITS = {
@@ -158,3 +161,27 @@ def test_a_record_carries_what_its_caller_knew_and_stays_one_line() -> None:
     assert "other" not in told
     assert "version" not in told
     assert told["time"].endswith("Z")
+
+
+def test_a_shadow_has_a_line_of_its_own_that_counts_what_came_since() -> None:
+    tally = ShadowTally("watch", "1.1.0", "sha256:" + "1" * 64, "CPUExecutionProvider", "sha256:" + "0" * 64, "1.0.0",
+                        Paired())  # fmt: skip
+    lines = EmbeddedLines("watch-1")
+
+    def told(dropped: int) -> dict[str, Any]:
+        read = replace(readings(Statistics()), shadows=((tally.reading(), (("queue-full", dropped),)),))
+        found, _ = (check(line) for line in lines.lines(read))
+        return found
+
+    quiet = told(0)
+    assert quiet["ShadowRuns"] == 0
+    assert "ShadowLatency" not in quiet
+    tally.compared(Compared(1000, 900, True, 2, 1, (0.9, 0.8), (0.1, 0.2)))
+    tally.failed()
+    busy = told(3)
+    assert (busy["Model"], busy["ShadowVersion"], busy["Against"]) == ("watch", "1.1.0", "1.0.0")
+    assert "Version" not in busy  # or it would count among the versions that answer
+    counts = ("ShadowRuns", "ShadowFailures", "ShadowGuarded", "ShadowCompared", "ShadowDisagreed", "ShadowDropped")
+    assert [busy[name] for name in counts] == [1, 1, 1, 2, 1, 3]
+    assert busy["ShadowScoreShift"] == [1.0]
+    assert [told(3)[name] for name in counts] == [0] * 6

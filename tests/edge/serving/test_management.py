@@ -97,6 +97,7 @@ def test_rollback_puts_the_version_before_back(ask: Callable, device: Any, packa
         ("status", {}),
         ("list", {}),
         ("describe", {"model": "watch"}),
+        ("shadow", {"model": "watch"}),
         ("load", {"model": "watch"}),
         ("unload", {"model": "watch"}),
         ("rollback", {"model": "watch"}),

@@ -27,6 +27,8 @@ from hybridge_edge.observe.exposition import CONTENT_TYPE, to_text
 from hybridge_edge.observe.families import DURATION_BUCKETS, duration_bound, families
 from hybridge_edge.observe.page import MAX_CONNECTIONS, MAX_REQUEST_BYTES, MetricsPage
 from hybridge_edge.observe.readings import Process, Readings
+from hybridge_edge.serving.evidence import Paired
+from hybridge_edge.serving.shadow_tally import Compared, ShadowTally
 from hybridge_edge.serving.statistics import ModelStatistics, Statistics
 
 PAGE = Path(__file__).parents[3] / "docs" / "observability.md"
@@ -45,6 +47,7 @@ UNITS = (
     "_state",
     "_degraded",
     "_sequences",
+    "_ratio",
 )
 
 
@@ -123,12 +126,34 @@ def test_no_duration_is_counted_on_the_wrong_side_of_a_bound() -> None:
 
 def test_histograms_grow_towards_infinity_and_end_at_their_count() -> None:
     found = parsed(to_text(families(full_readings())))
-    histograms = [metric for metric in found.values() if metric.type == "histogram"]
+    histograms = [metric for metric in found.values() if metric.type == "histogram" and metric.samples]
     assert len(histograms) == 3
     for metric in histograms:
         counts = [sample.value for sample in metric.samples if sample.name.endswith("_bucket")]
         assert counts == sorted(counts)
         assert counts[-1] == next(sample.value for sample in metric.samples if sample.name.endswith("_count"))
+
+
+def test_a_shadow_s_metrics_say_what_it_did_beside_which_version() -> None:
+    tally = ShadowTally("watch", "1.1.0", "sha256:" + "1" * 64, "CPU", "sha256:" + "0" * 64, "1.0.0", Paired())
+    tally.compared(Compared(1000, 900, True, 2, 1, (0.95, 0.85), (0.15, 0.25)))
+    tally.compared(Compared(3000, 0, False, 1, 0, (0.9,), (0.1,)))
+    tally.failed()
+    shadows = ((tally.reading(), (("queue-full", 4), ("no-lull", 0))),)
+    metrics = parsed(to_text(families(replace(full_readings(), shadows=shadows))))
+    labels = {"model": "watch", "version": "1.1.0", "against": "1.0.0"}
+    told = {"runs": 2, "failures": 1, "guarded": 1, "compared": 3, "disagreed": 1}
+    for name, expected in told.items():
+        assert value(metrics, f"hybridge_shadow_{name}_total", **labels) == expected
+    assert value(metrics, "hybridge_shadow_dropped_total", reason="queue-full", **labels) == 4
+    assert value(metrics, "hybridge_shadow_duration_seconds_count", role="shadow", **labels) == 2
+    assert value(metrics, "hybridge_shadow_duration_seconds_count", role="first", **labels) == 1
+    assert value(metrics, "hybridge_shadow_duration_seconds_sum", role="shadow", **labels) == pytest.approx(
+        4e-3, rel=0.03
+    )
+    assert value(metrics, "hybridge_shadow_confidence_bucket", role="first", le="0.5", **labels) == 3
+    assert value(metrics, "hybridge_shadow_confidence_bucket", role="shadow", le="0.5", **labels) == 0
+    assert value(metrics, "hybridge_shadow_score_shift_ratio", **labels) == 1.0
 
 
 def test_names_are_in_base_units_and_counters_say_so() -> None:
