@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from threading import Event, Thread
 from types import ModuleType
 from typing import Any
@@ -190,14 +189,6 @@ def test_what_cannot_stand_beside_is_refused_and_says_why(device: Any, packages:
     assert bad.reason.startswith("golden: ")
     assert device.states()["1.3.0"] is PackageState.REFUSED
     assert device.service.shadowing.readings() == ()
-
-
-def test_a_model_with_states_has_no_shadow(device: Any, kit: ModuleType, tmp_path: Path) -> None:
-    one, two = (kit.build_counter(tmp_path / version, version) for version in ("1.0.0", "1.1.0"))
-    assert device.activation.hand_over(one.handover(1)).state is PackageState.ACTIVE
-    refused = device.activation.hand_over(two.handover(2, Mode.SHADOW))
-    assert refused.state is PackageState.REFUSED
-    assert "keeps states between requests" in refused.reason
 
 
 def test_the_version_before_becomes_the_shadow_without_being_loaded(device: Any, packages: Callable) -> None:

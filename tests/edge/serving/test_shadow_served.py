@@ -17,7 +17,7 @@ from hybridge_edge.admission.plan import Held, plan, plan_shadow
 from hybridge_edge.client import Client
 from hybridge_edge.contract.budgets import Budgets
 from hybridge_edge.contract.errors import ModelNotFound, PackageRefused
-from hybridge_edge.contract.states import Mode
+from hybridge_edge.contract.states import Mode, PackageState
 from hybridge_edge.serving.gate import Gate
 from hybridge_edge.serving.runner import Interrupted
 
@@ -165,3 +165,11 @@ def test_an_attempt_that_finds_no_lull_forgives_no_run_that_took_too_long(
     assert shadow.overruns == 2
     runner.in_lull(shadow, {"window": kit.window()}, lull_s=0.0)
     assert shadow.overruns == 0
+
+
+def test_a_model_with_states_has_no_shadow(device: Any, kit: ModuleType, tmp_path: Path) -> None:
+    one, two = (kit.build_counter(tmp_path / version, version) for version in ("1.0.0", "1.1.0"))
+    assert device.activation.hand_over(one.handover(1)).state is PackageState.ACTIVE
+    refused = device.activation.hand_over(two.handover(2, Mode.SHADOW))
+    assert refused.state is PackageState.REFUSED
+    assert "keeps states between requests" in refused.reason
