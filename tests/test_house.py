@@ -85,6 +85,7 @@ _PROCESSES = {"bench", "worker", "supervisor", "cli", "management"}
 ONE_WAY = {
     "contract": {"admission", "serving", "engines", "store", "package", "worker", "cli", "management"},
     "engines": {"admission", "serving", "store", "worker", "cli", "management"},
+    "http2": {"contract", "engine", "serving", "admission", "client", "direct", "observe", "front"} | _PROCESSES,
     "serving": {"admission", "client", "direct", "observe", "uplink"} | _PROCESSES,
     "admission": {"observe", "uplink", "client"} | _PROCESSES,
     "direct": {"admission", "client", "observe", "uplink"} | _PROCESSES,

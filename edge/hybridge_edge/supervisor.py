@@ -38,11 +38,8 @@ WORKER_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": str(1024 * 1024),
     # Whoever sets one of these ends their growing: at the default of 128 KiB each large request's pages would be given
-    # back and taken anew, a quarter of what grpc needs for an image.
+    # back and taken anew.
     "MALLOC_TRIM_THRESHOLD_": str(4 * 1024 * 1024),
-    # grpc reads this as it is imported. Its event engine passes each call through threads of its own, which costs a
-    # fifth of a single call and a third of a stream's; without it grpc waits for sockets as it did before.
-    "GRPC_EXPERIMENTS": "-event_engine_listener,-event_engine_client",
 }
 """For the worker, where nobody says otherwise."""
 _REFUSED_EXIT = (1, 2)

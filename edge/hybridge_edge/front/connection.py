@@ -6,8 +6,9 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from hybridge_edge.front.frames import END_STREAM, HEADERS, LAST_STREAM, RST_STREAM, Frames, cost, goaway
+from hybridge_edge.front.frames import Frames, cost
 from hybridge_edge.front.hosts import MAX_CALLS_OF_HOST, Host
+from hybridge_edge.http2.frames import END_STREAM, HEADERS, LARGEST_STREAM, RST_STREAM, goaway
 
 if TYPE_CHECKING:
     from hybridge_edge.front.allowed import Peer
@@ -115,7 +116,7 @@ class Connection:
     def ask_to_leave(self, now: float) -> None:
         """Have the client use another connection for its next calls; those it has here go on."""
         self.leaving_since = now
-        self.word = goaway(LAST_STREAM)
+        self.word = goaway(LARGEST_STREAM)
 
     def may_leave(self, now: float) -> bool:
         """Whether it may be told the last word: nothing goes on here, and it has had time to hear, or too much."""

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-"""What every client says first (section 3.4)."""
-HEADER = 9
-DATA, HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 5, 6, 7, 8, 9
-END_STREAM, END_HEADERS = 1, 4
-LAST_STREAM = 2**31 - 1
+from hybridge_edge.http2.frames import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    HEADER,
+    HEADERS,
+    PING,
+    PREFACE,
+    PUSH_PROMISE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+)
+
 COSTS = {HEADERS: 1, WINDOW_UPDATE: 1, RST_STREAM: 100, SETTINGS: 20, PING: 20}
 """What a frame takes from its host's budget. A call that is opened and cancelled costs the server far more than its
 answer would have; pings and settings are answered whatever they are sent for."""
@@ -109,11 +117,3 @@ class Frames:
             raise ValueError("no HTTP/2 preface")
         self._preface -= step
         return at + step
-
-
-def goaway(last_stream: int) -> bytes:
-    """A server's word that it takes no calls beyond ``last_stream`` on this connection, without any error (6.8).
-
-    LAST_STREAM says so before the client has heard of it: what it has begun meanwhile is answered all the same.
-    """
-    return b"\0\0\x08" + bytes([GOAWAY, 0]) + bytes(4) + last_stream.to_bytes(4, "big") + bytes(4)

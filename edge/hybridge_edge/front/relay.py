@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hybridge_edge.front.connection import LEFT_S, Connection
-from hybridge_edge.front.frames import HEADER, goaway
 from hybridge_edge.front.hosts import Host, Hosts
+from hybridge_edge.http2.frames import HEADER, goaway
 
 if TYPE_CHECKING:  # with hashlib and ssl: who has no TLS does without
     from hybridge_edge.front.allowed import Peer

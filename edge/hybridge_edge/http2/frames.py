@@ -22,7 +22,7 @@ HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX
 )
 DEFAULT_WINDOW = 65_535
 DEFAULT_FRAME = 16_384
-LARGEST_WINDOW = 2**31 - 1
+LARGEST_WINDOW = LARGEST_STREAM = 2**31 - 1
 LARGEST_FRAME = 2**24 - 1
 
 _HEAD = struct.Struct(">BHBBI")
@@ -74,7 +74,11 @@ def ping(payload: bytes, flags: int = 0) -> bytes:
     return head(8, PING, flags, 0) + payload
 
 
-def goaway(last_stream: int, code: int, words: str = "") -> bytes:
+def goaway(last_stream: int, code: int = NO_ERROR, words: str = "") -> bytes:
+    """A server's word that it takes no calls beyond ``last_stream`` on this connection (6.8).
+
+    LARGEST_STREAM says so before the client has heard of it: what it has begun meanwhile is answered all the same.
+    """
     payload = _ERROR.pack(last_stream, code) + words.encode()[:200]
     return head(len(payload), GOAWAY, 0, 0) + payload
 

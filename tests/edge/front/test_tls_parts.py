@@ -15,10 +15,11 @@ from tls_plant import NAME
 from hybridge_edge.contract.errors import Refused
 from hybridge_edge.front import allowed, certificates
 from hybridge_edge.front.connection import Connection
-from hybridge_edge.front.frames import DATA, END_HEADERS, GOAWAY, HEADERS, SETTINGS, Frames, goaway
+from hybridge_edge.front.frames import Frames
 from hybridge_edge.front.hosts import BUDGET_PER_S, Host
 from hybridge_edge.front.tls import Session
 from hybridge_edge.front.tls_settings import TlsSettings
+from hybridge_edge.http2.frames import DATA, END_HEADERS, GOAWAY, HEADERS, SETTINGS, goaway
 
 
 def test_names_and_revoked_certificates_are_read_strictly() -> None:
