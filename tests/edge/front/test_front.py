@@ -18,7 +18,7 @@ import pytest
 
 from hybridge_edge.contract.errors import Unavailable, UsageError
 from hybridge_edge.front import frames
-from hybridge_edge.front.frames import DATA, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, Frames
+from hybridge_edge.front.frames import Frames
 from hybridge_edge.front.hosts import (
     BUDGET_PER_S,
     MAX_CALLS_OF_HOST,
@@ -28,6 +28,7 @@ from hybridge_edge.front.hosts import (
     Hosts,
 )
 from hybridge_edge.front.process import Front, listen
+from hybridge_edge.http2.frames import DATA, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS
 
 METHOD = "/test.Echo/Call"
 

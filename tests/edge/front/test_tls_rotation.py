@@ -14,7 +14,7 @@ import grpc
 from certificates import SERVER, Authority, Leaf, put
 from tls_plant import METHOD, NAME, Echo, Plant, fails
 
-from hybridge_edge.front.frames import PREFACE, SETTINGS, goaway
+from hybridge_edge.http2.frames import PREFACE, SETTINGS, goaway
 
 
 class Load:
