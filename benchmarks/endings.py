@@ -59,8 +59,9 @@ READY_S, ANSWER_S = 10.0, 30.0
 GIVEN_UP_S = 60.0
 TRIED_SHARE = 0.5
 """Of the activations that have to try their package in a child first, as one does that the device never saw."""
-WITHIN_S = (0.03, 0.35)
-"""Kills fall anywhere in this after the hand-over: without a trial, with one. The answer says how many fell within."""
+LATER, SOONER = 1.03, 0.92
+"""A kill that fell within an activation lets the next ones fall later, one behind it sooner: a quarter falls behind, so
+that the last steps are met as often as the first. What an activation takes depends on what was killed before."""
 LOAD_S = 0.5
 PAUSE_S = 0.003
 MAX_REASONS = 20
@@ -113,8 +114,20 @@ class Lane:
         self._may = {first}
         """Versions by index that may answer now."""
         self._handed = first
+        self._within_s = {True: 0.0, False: 0.0}
+        """Kills fall anywhere in this after the hand-over: with a trial in a child, without one."""
+        self._sent = threading.Event()
         with our_server.running(folder, environment=self._environment()):
-            our_server.activate(folder, self._next(first))
+            for number in range(VERSIONS):  # the device sees each for the first time, and tries it
+                self._within_s[True] = self._activated(number)
+            for number in (1, first):
+                self._within_s[False] = self._activated(number)
+
+    def _activated(self, number: int) -> float:
+        """Seconds that it took."""
+        began = time.monotonic()
+        our_server.activate(self._folder, self._next(number))
+        return time.monotonic() - began
 
     def kill(self) -> None:
         """One round: start, look, hand over, kill."""
@@ -124,9 +137,11 @@ class Lane:
         server = self._start()
         active, pending = self._look(), self._pending()
         chosen = self._random.choice([one for one in range(VERSIONS) if one != active])
-        handed = threading.Thread(target=self._hand_over, args=(chosen,))
+        self._sent.clear()
+        handed = threading.Thread(target=self._hand_over, args=(chosen, tried))
         handed.start()
-        time.sleep(self._random.uniform(0.0, WITHIN_S[tried]))
+        self._sent.wait()
+        time.sleep(self._random.uniform(0.0, self._within_s[tried]))
         _kill(server)
         handed.join()
         # A server that starts again ends what it was handed before, until it is handed something else.
@@ -224,14 +239,16 @@ class Lane:
         if orphans > 1:
             self._found.broken(f"{orphans} packages lie in the store that no record knows")
 
-    def _hand_over(self, chosen: int) -> None:
+    def _hand_over(self, chosen: int, tried: bool) -> None:
         outcome = "killed within an activation"
+        line = self._next(chosen).to_line()
+        self._sent.set()
         with suppress(OSError, HybridgeError, ValueError):  # the server is killed meanwhile
-            line = self._next(chosen).to_line()
             answer = json.loads(lines.ask(self._folder / "run" / runtime.MANAGEMENT_SOCKET, line, ANSWER_S))
             outcome = "killed behind one"
             if answer.get("state") not in ("ACTIVE", "BUILDING"):
                 self._found.broken(f"a good package was not activated: {answer}")
+        self._within_s[tried] *= LATER if outcome == "killed within an activation" else SOONER
         with self._found.lock:
             self._found.outcomes[outcome] += 1
 
