@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> int:
     result = {
         "what": "a program's request through a client library, arrays in and arrays out; medians over rounds",
         "command": f"python benchmarks/client.py --rounds {options.rounds} --seconds {options.seconds:g}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("hybridge", "tritonclient", "grpcio", "onnxruntime", "numpy")},
         "models": {model.name: model.what for model in models},

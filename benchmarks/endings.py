@@ -340,7 +340,7 @@ def main(arguments: list[str]) -> int:
     result = {
         "what": "a server killed at random moments of an activation, and told to stop under load",
         "command": f"python benchmarks/endings.py {' '.join(arguments)}".strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "versions": {name: version(name) for name in ("hybridge", "onnxruntime", "grpcio")},
         "kills": found.kills,
         "stops": found.stops,

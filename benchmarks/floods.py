@@ -76,7 +76,11 @@ def main(arguments: list[str]) -> int:
         "floods": [asdict(one) for one in floods],
         "promise": f"share >= {LEAST_SHARE}, p99 <= {MOST_P99}x, 0 errors, growth <= {MOST_GROWTH_MB} MB, "
         f"recovery <= {MOST_RECOVERY_S} s",
-        "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "system": platform.platform()},
+        "machine": {
+            "cores": len(os.sched_getaffinity(0)),
+            "processor": platform.machine(),
+            "system": platform.platform(),
+        },
         "versions": {name: version(name) for name in ("hybridge", "onnxruntime", "grpcio", "numpy")},
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)

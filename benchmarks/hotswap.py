@@ -274,7 +274,11 @@ def report(
         "promises": {what: bool(kept) for what, kept in promises},
         "answers_by_version": told["versions"],
         "reasons": told["reasons"],
-        "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "system": platform.platform()},
+        "machine": {
+            "cores": len(os.sched_getaffinity(0)),
+            "processor": platform.machine(),
+            "system": platform.platform(),
+        },
         "versions": {name: version(name) for name in ("hybridge", "onnxruntime", "grpcio", "numpy")},
     }
 

@@ -105,7 +105,11 @@ def report(stage: Stage, told: list[Told], records: list[LoadRecord]) -> dict[st
         "failed_requests": sum(int((record.code != 0).sum()) for record in records),
         "rollouts": [item.to_json() for item in told],
         "limits": rollouts.LIMITS,
-        "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "system": platform.platform()},
+        "machine": {
+            "cores": len(os.sched_getaffinity(0)),
+            "processor": platform.machine(),
+            "system": platform.platform(),
+        },
         "versions": {name: version(name) for name in ("hybridge", "onnxruntime", "grpcio", "numpy", "torch")},
     }
 

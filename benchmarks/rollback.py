@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         }
     result = {
         "command": f"python benchmarks/rollback.py --rounds {options.rounds}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "python": platform.python_version(),
         "onnxruntime": version("onnxruntime"),
         "milliseconds": measured,

@@ -141,7 +141,7 @@ def report(
         "rounds": [asdict(slot) for slot in slots],
         "seconds": round(seconds, 1),
         "machine": {
-            "cores": os.cpu_count(),
+            "cores": len(os.sched_getaffinity(0)),
             "processor": _processor(),
             "system": platform.platform(),
             "python": platform.python_version(),

@@ -103,7 +103,7 @@ def main(arguments: list[str]) -> int:
         "what": "a request to the version that answers, with a shadow beside it and without; medians over rounds",
         "command": f"python benchmarks/shadow.py --rounds {options.rounds} --seconds {options.seconds:g}"
         f" --share {options.share:g}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("hybridge", "onnxruntime", "numpy")},
         "models": {name: MODELS[name].what for name in options.models},

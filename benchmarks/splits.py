@@ -134,7 +134,7 @@ def main() -> None:
         "caution": "replay and frozen slice are the same recordings, earlier and later in time; labels are true",
         "capture": {"share": CAPTURE_SHARE, "confidence_below": CAPTURE_CONFIDENCE_BELOW},
         "versions": versions,
-        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
+        "machine": {"system": platform.platform(), "processor": _processor(), "cores": len(os.sched_getaffinity(0))},
         "splits": [asdict(result) for result in results],
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ from hybridge_edge.serving.standing import durations, standing, under_evaluation
 from hybridge_edge.serving.watchdog import Watchdog
 from hybridge_edge.settings import ServeSettings, Source
 from hybridge_edge.store import Store
-from hybridge_edge.targets.target import choose
+from hybridge_edge.targets.target import choose, usable_cores
 from hybridge_edge.version import installed_version
 
 _LOG = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def serve(settings: ServeSettings, source: Source, tcp: str) -> int:
     runtime_folder = runtime.folder()
     target = choose(settings.target)
     threads = target.threads_of_a_run(settings.threads)
-    runs_at_once = max(1, (os.cpu_count() or 1) // threads)
+    runs_at_once = max(1, usable_cores() // threads)
     gate = Gate(runs_at_once)
     store = Store(settings.store)
     ended_for: list[str] = []

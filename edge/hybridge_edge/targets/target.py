@@ -21,6 +21,11 @@ ADDRESSING = ("auto", "path", "virtual")
 CHECKSUMS = ("sha256", "none")
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on: a component's cgroup or ``taskset`` may leave it fewer than the machine has."""
+    return len(os.sched_getaffinity(0))
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectStore:
     """What the object store that such a device uses takes, where it is not S3 of its region.
@@ -100,7 +105,7 @@ class Target:
 
     def threads_of_a_run(self, asked: int) -> int:
         """Intra-op threads: ``asked`` where it is not 0, else as the target says."""
-        return asked or self.threads or (os.cpu_count() or 1)
+        return asked or self.threads or usable_cores()
 
     def takes_runtime(self, version: str) -> bool:
         """Whether this version of ONNX Runtime is in the target's range."""

@@ -29,6 +29,7 @@ from hybridge_edge.client import Client
 from hybridge_edge.contract.errors import HybridgeError, Refused, Unavailable
 from hybridge_edge.contract.expectations import Guard
 from hybridge_edge.contract.manifest import Manifest
+from hybridge_edge.targets.target import usable_cores
 
 REPETITIONS = int(os.environ.get("HYBRIDGE_FAULTS", "3"))
 ENDLESS = 1e9
@@ -122,7 +123,7 @@ def test_a_version_that_hangs_on_a_probe_is_refused_and_holds_no_place(asked: As
     assert answer["state"] == "REFUSED", answer
     assert "probes: A probe cannot be run: A run of watch 2.0.0 was stopped after 0.3 s" in answer["reason"]
     with asked.client as client:
-        for _ in range(4 * (os.cpu_count() or 1)):
+        for _ in range(4 * usable_cores()):
             assert client.infer("watch", asked.window(0.5), timeout_s=5).version == "1.0.0"
 
 
@@ -130,7 +131,7 @@ def test_a_run_that_nobody_waits_for_any_more_is_ended_and_blames_nobody(asked: 
     asked.server.start()
     asked.hand_over("1.0.0", 1.0)
     asked.hand_over("2.0.0", 2.0, graph=looping(2.0, asked.kit.CHANNELS), change=with_loop)
-    places = os.cpu_count() or 1
+    places = usable_cores()
     for _ in range(3):
         callers = [Thread(target=hang, args=(asked, ENDLESS, 0.3)) for _ in range(places)]
         for caller in callers:

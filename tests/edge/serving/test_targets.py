@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from hybridge_edge.engines import onnx
 from hybridge_edge.management import Facts, Management
 from hybridge_edge.reporting import fitting
 from hybridge_edge.targets import target as targets
-from hybridge_edge.targets.target import NAMES, Target, choose, detect, named
+from hybridge_edge.targets.target import NAMES, Target, choose, detect, named, usable_cores
 from hybridge_edge.trust import open_package
 
 ROOT = Path(__file__).parents[3]
@@ -299,3 +300,11 @@ def test_two_failures_and_an_answer_are_no_lost_gpu(device: Any, packages: Calla
         engine_now.runs = 1
         assert device.ask(kit.window()).provider == "CUDAExecutionProvider"
     assert device.service.residents.active("watch").engine is engine_now
+
+
+def test_cores_that_this_process_may_not_use_do_not_count() -> None:
+    one = min(os.sched_getaffinity(0))
+    program = "from hybridge_edge.targets.target import usable_cores; print(usable_cores())"
+    command = ["taskset", "--cpu-list", str(one), sys.executable, "-c", program]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip() == "1"
+    assert usable_cores() == len(os.sched_getaffinity(0))
