@@ -97,7 +97,7 @@ class Memory:
 
     def close(self) -> None:
         """Unmap it. The server's own mapping goes with the connection, or with UNMAP."""
-        segment, self._segment, self.number, self._used = self._segment, None, 0, False
+        segment, self._segment, self.number = self._segment, None, 0
         if segment is not None:
             segment.close()
 

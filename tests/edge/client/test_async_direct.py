@@ -206,7 +206,7 @@ def test_a_client_closed_while_tasks_ask_lets_them_end_and_keeps_nothing(
         assert await soon(lambda: direct.held.entered.acquire(blocking=False))
         await client.close()
         direct.held.go.set()
-        right(await task, kit.window(), 2.0)
+        right(await task, kit.window(), 1.0)
         assert await soon(lambda: not direct.direct._open)
         right(await client.infer("watch", {"window": kit.window()}), kit.window())  # it connects again
         await client.close()

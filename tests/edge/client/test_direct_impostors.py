@@ -14,7 +14,14 @@ from direct_peers import ECHO, Impostor, Script, eventually, frame, hear, leftov
 
 from hybridge_edge import runtime
 from hybridge_edge.client.exchange import SHARED_BYTES
-from hybridge_edge.contract.errors import DeadlineExceeded, InvalidDocument, InvalidInput, Overloaded, Unavailable
+from hybridge_edge.contract.errors import (
+    DeadlineExceeded,
+    InvalidDocument,
+    InvalidInput,
+    Overloaded,
+    Refused,
+    Unavailable,
+)
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.direct import frames
 from hybridge_edge.direct.frames import ERROR, FULL, HEAD, INFER, MAP, NUMBER, Place
@@ -32,12 +39,6 @@ def says(spoken: bytes) -> Script:
         accepted.sendall(spoken)
 
     return script
-
-
-def before_it_is_asked(accepted: socket.socket) -> None:
-    accepted.sendall(EMPTY)
-    while accepted.recv(65_536):
-        pass
 
 
 def stops_reading(accepted: socket.socket) -> None:
@@ -58,7 +59,6 @@ STRANGERS: dict[str, Script] = {
     "says two things": says(EMPTY + EMPTY),
     "says what nobody knows": says(frame(99)),
     "has no room": says(frame(FULL)),
-    "speaks first": before_it_is_asked,
 }
 
 
@@ -117,7 +117,7 @@ TWO_OUTPUTS = messages.ModelInferResponse(
         (frame(INFER, frames.ANSWERED.pack(60_000)), InvalidDocument, "Place at most"),
         (placed(response=TWO_OUTPUTS.SerializeToString()), InvalidInput, "other numbers"),
         (frame(ERROR, b"RESOURCE_EXHAUSTED\0Too many wait."), Overloaded, "Too many wait"),
-        (frame(ERROR, b"\xff\0\xff"), Exception, ""),
+        (frame(ERROR, b"\xff\0\xff"), Refused, "\ufffd"),
     ],
 )
 def test_an_answer_that_makes_no_sense_is_an_error_and_is_asked_once(
