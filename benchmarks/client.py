@@ -40,6 +40,7 @@ KINDS = (
     "ours, stream",
     "ours, calls only",
     "ours, asyncio",
+    "ours, asyncio, stream",
     "tritonclient",
     "tritonclient, stream",
     "tritonclient, asyncio",
@@ -51,6 +52,8 @@ PAIRS = (
     ("ours, stream", "tritonclient, stream"),
     ("ours, stream", "ours, calls only"),
     ("ours, asyncio", "tritonclient, asyncio"),
+    ("ours, asyncio", "ours, asyncio, stream"),
+    ("ours, asyncio, stream", "tritonclient, asyncio"),
 )
 TRANSPORTS = ("Unix socket", "TCP")
 SIZES = {model.name: model for model in (MODELS["tiny"], MEANS)}

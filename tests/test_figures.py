@@ -1,4 +1,4 @@
-"""Figures in the README are those of the committed benchmark results."""
+"""Figures in the documents and constants of the code are those of the committed benchmark results."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import re
 import sys
 from pathlib import Path
+
+from hybridge_edge.client.exchange import SHARED_BYTES
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,3 +43,19 @@ def test_the_tables_of_the_performance_page_are_those_of_the_committed_results()
     assert draw.written(page) == page, "run python benchmarks/draw.py"
     assert draw.written(page.replace("| bare grpcio, TCP | ", "| bare grpcio, TCP | 1")) == page  # and a change is seen
     assert set(re.findall(r"<!-- ([a-z-]+) -->", page)) == {*draw.BLOCKS, "end"}
+
+
+def within_two(constant: int, measured: int) -> bool:
+    return measured > 0 and measured / 2 <= constant <= measured * 2
+
+
+def test_shared_memory_begins_where_it_was_measured_not_to_be_slower() -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / "crossover.json").read_text())
+    assert within_two(SHARED_BYTES, result["crossover_bytes"]), "set SHARED_BYTES to what benchmarks/crossover.py found"
+    assert SHARED_BYTES & (SHARED_BYTES - 1) == 0
+    for page in ("client.md", "direct.md"):
+        assert f"{SHARED_BYTES // 1024} KiB" in (ROOT / "docs" / page).read_text()
+    for wrong in (0, SHARED_BYTES // 4, SHARED_BYTES * 4):  # and a change is seen
+        assert not within_two(SHARED_BYTES, wrong)
+    larger = [one for one in result["figures"] if one["bytes"] >= result["crossover_bytes"]]
+    assert all(one["shared_us"] <= one["inline_us"] for one in larger)

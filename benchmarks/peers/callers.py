@@ -136,7 +136,7 @@ class DirectCaller:
     def __init__(self, target: str, request: bytes) -> None:
         import os
 
-        from hybridge_edge.client.direct import SHARED_BYTES
+        from hybridge_edge.client.exchange import SHARED_BYTES
         from hybridge_edge.contract.protos import open_inference_pb2 as messages
         from hybridge_edge.direct import frames
 

@@ -19,6 +19,7 @@ import numpy
 
 INPUT, OUTPUT = "input", "scores"
 WARM_S = 0.2
+OURS_ASYNCIO: dict[str, dict[str, int]] = {"ours, asyncio": {}, "ours, asyncio, stream": {"direct": 0}}
 Ask = Callable[[], Any]
 
 
@@ -78,10 +79,10 @@ class Asynchronous:
         self._ask = self._loop.run_until_complete(self._connect(kind, target, model, values))
 
     async def _connect(self, kind: str, target: str, model: str, values: Any) -> Callable[[], Any]:
-        if kind == "ours, asyncio":
+        if kind in OURS_ASYNCIO:
             from hybridge_edge.client import AsyncClient
 
-            client = AsyncClient(target)
+            client = AsyncClient(target, **OURS_ASYNCIO[kind])  # type: ignore[arg-type]
 
             async def ask() -> Any:
                 return (await client.infer(model, {INPUT: values}, capture=False)).outputs[OUTPUT]

@@ -158,6 +158,14 @@ MEANS = Model("means", (3, 224, 224), 3, "the mean of each of three planes of 22
 """For what a large request costs, with next to nothing to compute."""
 
 
+def _row_means(graph: _Graph) -> None:
+    graph.add("ReduceMean", axes=[1], keepdims=1)
+
+
+ROWS = Model("rows", (1024,), 1, "the mean of each row of 4,096 bytes: requests of any size, by their rows", _row_means)
+"""For where one way of sending becomes cheaper than another."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exported:
     """A model's graph in a file, and what it answers to ``model.rows()``."""

@@ -19,12 +19,18 @@ GOLDEN_ROWS = 2
 
 
 def write_package(
-    folder: Path, model: Model, signer: CryptoSigner, version: str = "1.0.0", *, confidence: bool = False
+    folder: Path,
+    model: Model,
+    signer: CryptoSigner,
+    version: str = "1.0.0",
+    *,
+    confidence: bool = False,
+    max_batch: int = 32,
 ) -> Handover:
     """A signed package whose features are the raw input, and the hand-over of it with epoch 1.
 
     Args:
-        confidence: whether its output is the model's confidence.
+        confidence: whether its output is the model's confidence. max_batch: rows of a request at most.
     """
     (folder / "golden").mkdir(parents=True)
     (folder / "features.onnx").write_bytes(model.identity(INPUT, FEATURES))
@@ -39,7 +45,9 @@ def write_package(
         TensorSpec(OUTPUT, "FP32", (-1, model.classes)),
     )
     golden = ("golden/input.npy", "golden/scores.npy")
-    return our_server.seal(folder, signer, model.name, version, tensors, golden, rtol=1e-3, confidence=confidence)
+    return our_server.seal(
+        folder, signer, model.name, version, tensors, golden, rtol=1e-3, confidence=confidence, max_batch=max_batch
+    )
 
 
 def activate(folder: Path, environment: dict[str, str], models: Sequence[Model]) -> None:

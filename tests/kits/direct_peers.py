@@ -6,9 +6,11 @@ import contextlib
 import fcntl
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -93,3 +95,59 @@ def memory(size: int, seals: int = segments.WANTED_SEALS, content: bytes = b"") 
     os.pwrite(descriptor, content, 0)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
     return descriptor
+
+
+Script = Callable[[socket.socket], None]
+"""What is done with a connection that was accepted; it is closed after that."""
+
+
+class Impostor:
+    """Listens where a server's direct socket should be, and does as its script says with each connection."""
+
+    def __init__(self, path: Path, script: Script) -> None:
+        self.accepted = 0
+        self._script = script
+        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listening.bind(str(path))
+        self._listening.listen()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def __enter__(self) -> Impostor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self._thread.join(PATIENCE_S)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                accepted, _ = self._listening.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            with accepted, contextlib.suppress(OSError, frames.Ended):
+                accepted.settimeout(PATIENCE_S)
+                self._script(accepted)
+
+
+def hear(accepted: socket.socket, *, first: bool = True) -> tuple[int, bytes]:
+    """The next frame of a client, its descriptor closed."""
+    if first:
+        accepted.recv(len(MAGIC), socket.MSG_WAITALL)
+    kind, body, descriptor = Frames(accepted, 1 << 28).receive(time.monotonic() + PATIENCE_S)
+    if descriptor is not None:
+        os.close(descriptor)
+    return kind, body
+
+
+def frame(kind: int, *parts: bytes) -> bytes:
+    return b"".join(frames.outgoing(kind, parts))
+
+
+def leftovers() -> tuple[int, int]:
+    """Descriptors that this process has open, and segments of clients that are mapped, on either side."""
+    maps = Path("/proc/self/maps").read_text()
+    return len(list(Path("/proc/self/fd").iterdir())), maps.count("memfd:hybridge")

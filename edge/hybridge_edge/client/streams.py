@@ -14,10 +14,13 @@ from typing import Any
 
 import grpc
 
+from hybridge_edge.client.answers import InferenceAnswer, answer_in_stream, error_of
+from hybridge_edge.client.pool import Pool
+from hybridge_edge.contract.errors import DeadlineExceeded
+
+DEFAULT_STREAMS = 1
 STREAM_AFTER = 2
 """Plain calls of a client before it opens a stream: a program that asks once needs none."""
-REFUSED_S = 30.0
-"""How long another way is taken after the server had no room for a stream or a direct connection."""
 LATE_S = 0.5
 """A server keeps a request's own limit; this much later whoever gave no answer is given up."""
 _LOOK_S = 0.1
@@ -66,60 +69,63 @@ class _Ended(grpc.RpcError):  # type: ignore[misc]  # grpcio ships no types
 class Streams:
     """At most ``most`` streams of one connection; safe to share between threads."""
 
-    def __init__(self, method: Callable[..., Any], most: int) -> None:
+    def __init__(self, method: Callable[..., Any], most: int, target: str) -> None:
         self._method = method
-        self._most = most
+        self._target = target
+        self._pool: Pool[Stream] = Pool(most, after=STREAM_AFTER)
         self._lock = threading.Lock()
-        self._idle: list[Stream] = []
-        self._open: set[Stream] = set()
-        self._asked = 0
-        self._not_before = 0.0
         self._closed = threading.Event()
         self._guard: threading.Thread | None = None
 
-    def take(self) -> Stream | None:
-        """A stream for one request, to be given back or dropped; None where a plain call is to be made."""
-        with self._lock:
-            self._asked += 1
-            if self._idle:
-                return self._idle.pop()
-            room = len(self._open) < self._most and self._asked > STREAM_AFTER
-            if not room or self._closed.is_set() or time.monotonic() < self._not_before:
+    @property
+    def open(self) -> int:
+        """How many there are."""
+        return self._pool.open
+
+    def infer(self, request: bytes, until: float, timeout_s: float) -> InferenceAnswer | None:
+        """The answer; None where no stream is free or to be had, so that a plain call is to be made.
+
+        Raises:
+            HybridgeError: as the server says; Unavailable: the stream broke; DeadlineExceeded.
+        """
+        pool = self._pool
+        stream = pool.take() or self._opened()
+        if stream is None:
+            return None
+        try:
+            response = stream.ask(request, until)
+        except grpc.RpcError as error:
+            refused = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            pool.drop(stream, refused=refused)
+            if stream.late:
+                raise DeadlineExceeded(f"No answer within {timeout_s:g} s.", "Allow more time.") from None
+            if refused:
                 return None
-            stream = Stream(self._method)
-            self._open.add(stream)
+            raise error_of(error, self._target) from None
+        except BaseException:  # KeyboardInterrupt: its answer would be the next one's
+            pool.drop(stream)
+            raise
+        pool.give_back(stream)
+        return answer_in_stream(response)
+
+    def close(self) -> None:
+        self._closed.set()
+        self._pool.close()
+
+    def _opened(self) -> Stream | None:
+        if not self._pool.reserve():
+            return None
+        stream = self._pool.add(Stream(self._method))
+        with self._lock:
             if self._guard is None:
                 self._guard = threading.Thread(target=self._look_on, name="hybridge-streams", daemon=True)
                 self._guard.start()
-            return stream
-
-    def give_back(self, stream: Stream) -> None:
-        with self._lock:
-            if not self._closed.is_set():
-                self._idle.append(stream)
-                return
-        stream.close()
-
-    def drop(self, stream: Stream, *, refused: bool) -> None:
-        """It broke; ``refused``: the server has no room for it."""
-        with self._lock:
-            self._open.discard(stream)
-            if refused:
-                self._not_before = time.monotonic() + REFUSED_S
-        stream.close()
-
-    def close(self) -> None:
-        with self._lock:
-            self._closed.set()
-            idle, self._idle = self._idle, []
-        for stream in idle:
-            stream.close()
+        return stream
 
     def _look_on(self) -> None:
         """grpc's streams take no deadline a message: whoever waits too long is let go from here."""
         while not self._closed.wait(_LOOK_S):
             now = time.monotonic()
-            with self._lock:
-                late = [stream for stream in self._open if 0.0 < stream.late_at < now]
-            for stream in late:
-                stream.give_up()
+            for stream in self._pool.lent():
+                if 0.0 < stream.late_at < now:
+                    stream.give_up()

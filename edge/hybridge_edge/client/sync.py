@@ -7,113 +7,25 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
-
-import grpc
 
 from hybridge_edge import lines
-from hybridge_edge.client import wording
-from hybridge_edge.client.answers import InferenceAnswer, answer_in, answer_in_stream, error_of
+from hybridge_edge.client.answers import InferenceAnswer
+from hybridge_edge.client.asked import Asked
 from hybridge_edge.client.attempts import Attempts
-from hybridge_edge.client.direct import SHARED_BYTES, Asked, Direct
+from hybridge_edge.client.connection import Connection
+from hybridge_edge.client.direct import DEFAULT_CONNECTIONS
+from hybridge_edge.client.exchange import SHARED_BYTES
 from hybridge_edge.client.labels import FEEDBACK_S, feedback_line
 from hybridge_edge.client.readiness import LOOK_AGAIN_S, LOOK_S, Progress, Watcher, not_ready
 from hybridge_edge.client.sequences import DEFAULT_TIMEOUT_S, ClientSequence, retried
-from hybridge_edge.client.streams import Streams
-from hybridge_edge.client.targets import OPTIONS, SERVICE, Targets
-from hybridge_edge.client.tls import ClientTls, Files, Uses
+from hybridge_edge.client.streams import DEFAULT_STREAMS
+from hybridge_edge.client.targets import Targets
+from hybridge_edge.client.tls import ClientTls, Files
 from hybridge_edge.contract.errors import DeadlineExceeded, HybridgeError, Refused, Unavailable
 from hybridge_edge.contract.feedback import DEFAULT_SOURCE
 from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.engine import Array
 from hybridge_edge.serving.sequences import Step
-
-DEFAULT_STREAMS = 1
-DEFAULT_CONNECTIONS = 4
-
-
-class _Connection:
-    """A channel to one address, its verbs and its streams.
-
-    Entered for each call (see ``Client._using``): where the files of TLS change, another connection replaces it, and
-    the last call that is left on it closes it.
-    """
-
-    def __init__(self, target: str, streams: int, direct: int, shared_bytes: int, files: Files) -> None:
-        self.target = target
-        self.direct = Direct(Targets.direct(target), direct, shared_bytes)
-        self.uses: Uses | None = None
-        credentials = files.use()
-        if credentials is None or files.tls is None:
-            self._channel = grpc.insecure_channel(target, options=OPTIONS)
-        else:
-            self.uses = Uses()
-            self._channel = grpc.secure_channel(target, credentials, options=files.tls.options())
-        self.infer = self._channel.unary_unary(f"{SERVICE}ModelInfer")
-        self.streams = Streams(self._channel.stream_stream(f"{SERVICE}ModelStreamInfer"), streams)
-
-    def call(self, verb: str, request: Any, timeout_s: float) -> Any:
-        """A verb of the protocol by its name. Raises HybridgeError."""
-        kind = getattr(messages, f"{verb}Response")
-        method = self._channel.unary_unary(f"{SERVICE}{verb}", type(request).SerializeToString, kind.FromString)
-        try:
-            return method(request, timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise error_of(error, self.target) from None
-
-    def ask(self, asked: Asked, until: float, timeout_s: float) -> InferenceAnswer:
-        """One inference, over the direct socket or a stream where one is free. Raises HybridgeError."""
-        answer = self.direct.infer(asked, until, timeout_s)
-        if answer is not None:
-            return answer
-        request = wording.request(
-            asked.model,
-            asked.version,
-            asked.sample_id,
-            asked.inputs,
-            asked.outputs,
-            capture=asked.capture,
-            timeout_us=int(timeout_s * 1e6),
-            step=asked.step,
-        )
-        stream = self.streams.take()
-        if stream is not None:
-            try:
-                response = stream.ask(request, until)
-            except grpc.RpcError as error:
-                refused = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-                self.streams.drop(stream, refused=refused)
-                if stream.late:
-                    raise DeadlineExceeded(f"No answer within {timeout_s:g} s.", "Allow more time.") from None
-                if not refused:
-                    raise error_of(error, self.target) from None
-            except BaseException:  # KeyboardInterrupt: its answer would be the next one's
-                self.streams.drop(stream, refused=False)
-                raise
-            else:
-                self.streams.give_back(stream)
-                return answer_in_stream(response)
-        try:
-            return answer_in(self.infer(request, timeout=timeout_s))
-        except grpc.RpcError as error:
-            raise error_of(error, self.target) from None
-
-    def __enter__(self) -> _Connection:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.uses is not None and self.uses.leave():
-            self.close()
-
-    def retire(self) -> None:
-        """Close it, once the calls under way have ended."""
-        if self.uses is None or self.uses.retire():
-            self.close()
-
-    def close(self) -> None:
-        self.direct.close()
-        self.streams.close()
-        self._channel.close()
 
 
 class Client:
@@ -149,7 +61,7 @@ class Client:
         self._retry = retry
         self._ways = streams, direct, shared_bytes
         self._lock = threading.Lock()
-        self._connected: _Connection | None = None
+        self._connected: Connection | None = None
 
     @classmethod
     def connect(cls) -> Client:
@@ -274,7 +186,7 @@ class Client:
             return self._look_over(connection, model, watcher)
 
     @staticmethod
-    def _look_over(connection: _Connection, model: str, watcher: Watcher) -> bool:
+    def _look_over(connection: Connection, model: str, watcher: Watcher) -> bool:
         if model:
             ready = connection.call("ModelReady", messages.ModelReadyRequest(name=model), LOOK_S).ready
         else:
@@ -286,14 +198,14 @@ class Client:
             watcher.say("a model that should answer does not yet")
         return bool(ready)
 
-    def _using(self, *, found_anew: bool = False) -> _Connection:
+    def _using(self, *, found_anew: bool = False) -> Connection:
         """The connection, for one call: to be left after it."""
         while True:
             connection = self._connection(found_anew=found_anew)
             if connection.uses is None or connection.uses.enter():
                 return connection
 
-    def _connection(self, *, found_anew: bool = False) -> _Connection:
+    def _connection(self, *, found_anew: bool = False) -> Connection:
         """The connection, made if need be, or where the device's server listens elsewhere or TLS' files are others."""
         connected = self._connected
         if connected is not None and not found_anew and not self._files.changed():
@@ -303,7 +215,7 @@ class Client:
             before, connected = self._connected, self._connected
             if connected is None or connected.target != target or self._files.differ():
                 try:
-                    connected = _Connection(target, *self._ways, self._files)
+                    connected = Connection(target, *self._ways, self._files)
                 except Refused:  # files that are being replaced: those of before go on
                     if connected is None:
                         raise

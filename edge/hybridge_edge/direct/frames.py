@@ -51,6 +51,86 @@ class Ended(Exception):
     """The other side has closed the connection, between two frames."""
 
 
+class Incoming:
+    """Frames as they come in, one after the other, without the reading itself.
+
+    Args:
+        limit: bytes of a body.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._view = memoryview(bytearray(_FIRST_READ))
+        self._large: memoryview | None = None
+        """Where a body goes that is larger than the first read."""
+        self._got = 0
+        self._wanted = 0
+        """Of the whole frame, once its head is there."""
+
+    def room(self) -> memoryview:
+        """Where the next bytes are to be read into; never beyond the frame, once any of it is there."""
+        if self._large is not None:
+            return self._large[self._got - HEAD.size :]
+        return self._view[self._got : self._wanted or HEAD.size] if self._got else self._view
+
+    def take(self, count: int) -> tuple[int, bytes] | None:
+        """``count`` bytes were read: the frame's kind and body where it is whole now.
+
+        Raises:
+            Ended, ConnectionError: none were, between two frames or within one. InvalidDocument: it is no frame, or
+                larger than allowed.
+        """
+        if not count:
+            if self._got:
+                raise ConnectionError("The connection ended in the middle of a frame.")
+            raise Ended
+        self._got += count
+        if not self._wanted:
+            if self._got < HEAD.size:
+                return None
+            self._begin()
+        if self._got < self._wanted:
+            return None
+        body = bytes(self._view[HEAD.size : self._wanted] if self._large is None else self._large)
+        kind = self._view[HEAD.size - 1]
+        self._large, self._got, self._wanted = None, 0, 0
+        return kind, body
+
+    def _begin(self) -> None:
+        size, _ = HEAD.unpack_from(self._view)
+        if size > self._limit:
+            raise InvalidDocument(f"A frame of {size} bytes came.", f"Send at most {self._limit}.")
+        self._wanted = HEAD.size + size
+        if self._got > self._wanted:
+            raise InvalidDocument("More than one frame came.", "Wait for each answer.")
+        if self._wanted > len(self._view):
+            self._large = memoryview(bytearray(size))
+            self._large[: self._got - HEAD.size] = self._view[HEAD.size : self._got]
+
+
+def outgoing(kind: int, parts: Sequence[Part]) -> list[Part]:
+    """A whole frame, in parts for one sendmsg(2)."""
+    whole = [HEAD.pack(sum(map(len, parts)), kind), *parts]
+    return whole if len(whole) <= _MOST_PARTS else [b"".join(whole)]
+
+
+def send_some(connected: socket.socket, whole: Sequence[Part], descriptor: int | None) -> int:
+    """Send as much as the system takes at once, and the descriptor with it; how many bytes. Raises OSError."""
+    if descriptor is None:
+        return connected.sendmsg(whole)
+    return connected.sendmsg(whole, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))])
+
+
+def unsent(whole: Sequence[Part], sent: int) -> list[Part]:
+    """What is left of the parts after ``sent`` bytes of them."""
+    left: list[Part] = []
+    for part in whole:
+        if sent < len(part):
+            left.append(memoryview(part)[sent:] if sent else part)
+        sent = max(sent - len(part), 0)
+    return left
+
+
 class Frames:
     """Frames over a connected socket; one thread at a time.
 
@@ -60,24 +140,13 @@ class Frames:
 
     def __init__(self, connected: socket.socket, limit: int) -> None:
         self.socket = connected
-        self._limit = limit
-        self._buffer = bytearray(_FIRST_READ)
+        self._incoming = Incoming(limit)
 
     def send(self, kind: int, parts: Sequence[Part], descriptor: int | None = None) -> None:
         """Send a frame. Raises OSError."""
-        whole = [HEAD.pack(sum(map(len, parts)), kind), *parts]
-        if len(whole) > _MOST_PARTS:
-            whole = [b"".join(whole)]
-        if descriptor is None:
-            sent = self.socket.sendmsg(whole)
-        else:
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))
-            sent = self.socket.sendmsg(whole, [rights])
-        for part in whole:
-            size = len(part)
-            if sent < size:
-                self.socket.sendall(memoryview(part)[sent:])
-            sent = max(sent - size, 0)
+        whole = outgoing(kind, parts)
+        for part in unsent(whole, send_some(self.socket, whole, descriptor)):
+            self.socket.sendall(part)
 
     def receive(self, until: float | None = None) -> tuple[int, bytes, int | None]:
         """The next frame's kind and body, and the descriptor that came with it.
@@ -88,44 +157,22 @@ class Frames:
         Raises:
             Ended, OSError; TimeoutError. InvalidDocument: it is no frame, or larger than allowed.
         """
-        buffer = self._buffer
-        view = memoryview(buffer)
+        incoming = self._incoming
         self._bound(until)
-        got, rights, _, _ = self.socket.recvmsg_into([view], _RIGHTS_SPACE)
+        got, rights, _, _ = self.socket.recvmsg_into([incoming.room()], _RIGHTS_SPACE)
         descriptor = _descriptor(rights)
         try:
-            if not got:
-                raise Ended
-            if until is None and (got < HEAD.size or got < HEAD.size + HEAD.unpack_from(buffer)[0]):
+            frame = incoming.take(got)
+            if frame is None and until is None:
                 until = time.monotonic() + FRAME_S
-            while got < HEAD.size:
-                got += self._more(view[got : HEAD.size], until)
-            size, kind = HEAD.unpack_from(buffer)
-            if size > self._limit:
-                raise InvalidDocument(f"A frame of {size} bytes came.", f"Send at most {self._limit}.")
-            if got > HEAD.size + size:
-                raise InvalidDocument("More than one frame came.", "Wait for each answer.")
-            if HEAD.size + size <= len(buffer):
-                while got < HEAD.size + size:
-                    got += self._more(view[got : HEAD.size + size], until)
-                return kind, bytes(view[HEAD.size : got]), descriptor
-            body = bytearray(size)
-            body[: got - HEAD.size] = view[HEAD.size : got]
-            rest, at = memoryview(body), got - HEAD.size
-            while at < size:
-                at += self._more(rest[at:], until)
-            return kind, bytes(body), descriptor
+            while frame is None:
+                self._bound(until)
+                frame = incoming.take(self.socket.recv_into(incoming.room()))
+            return (*frame, descriptor)
         except BaseException:
             if descriptor is not None:
                 os.close(descriptor)
             raise
-
-    def _more(self, into: memoryview, until: float | None) -> int:
-        self._bound(until)
-        got = self.socket.recv_into(into)
-        if not got:
-            raise ConnectionError("The connection ended in the middle of a frame.")
-        return got
 
     def _bound(self, until: float | None) -> None:
         if until is None:

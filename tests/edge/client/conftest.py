@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from held import Held
+from tasks import TasksClient
 
 from hybridge_edge import runtime
 from hybridge_edge import trust as trusting
+from hybridge_edge.client import Client
 from hybridge_edge.contract.trust_document import TrustDocument
 from hybridge_edge.direct.server import DirectServer
 from hybridge_edge.engine import load
@@ -102,6 +104,12 @@ def right(kit: ModuleType) -> Callable[..., None]:
         assert answer.outputs["scores"] == pytest.approx(kit.scores(values, factor), rel=1e-4, abs=1e-5)
 
     return check
+
+
+@pytest.fixture(params=[Client, TasksClient], ids=["threads", "asyncio"])
+def client_of(request: pytest.FixtureRequest) -> Any:
+    """Makes a client: of either kind, in turn, with the same face."""
+    return request.param
 
 
 @pytest.fixture

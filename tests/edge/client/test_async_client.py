@@ -23,7 +23,7 @@ async def warm(client: AsyncClient, kit: ModuleType) -> None:
 
 def open_streams(client: AsyncClient) -> int:
     connected = client._connected
-    return connected._open if connected is not None else 0
+    return connected.streams.open if connected is not None else 0
 
 
 @pytest.mark.parametrize("streams", [0, 1])

@@ -38,7 +38,7 @@ def warm(client: Client, kit: ModuleType) -> None:
 
 def open_streams(client: Client) -> int:
     connected = client._connected
-    return len(connected.streams._open) if connected is not None else 0
+    return connected.streams.open if connected is not None else 0
 
 
 def test_it_finds_the_server_and_answers_alike_by_call_and_by_stream(here: Any, kit: ModuleType, right: Right) -> None:

@@ -14,8 +14,10 @@ import numpy
 import pytest
 
 from hybridge_edge import trust as trusting
-from hybridge_edge.client import AsyncClientSequence, Client, ClientSequence
-from hybridge_edge.client.direct import Asked, Direct
+from hybridge_edge.client import AsyncClientSequence, ClientSequence
+from hybridge_edge.client.asked import Asked
+from hybridge_edge.client.async_direct import AsyncDirect
+from hybridge_edge.client.direct import Direct
 from hybridge_edge.contract.errors import (
     DeadlineExceeded,
     HybridgeError,
@@ -138,11 +140,11 @@ def counting(here: Any, kit: ModuleType, trust: Any) -> Any:
 
 
 @pytest.mark.parametrize("way", ["direct", "grpc"])
-def test_a_real_client_never_asks_twice_in_the_middle(counting: Any, kit: ModuleType, way: str) -> None:
+def test_a_real_client_never_asks_twice_in_the_middle(counting: Any, client_of: Any, kit: ModuleType, way: str) -> None:
     counting.stop()
     counting.start(direct=way == "direct")
     values = kit.steps_of()
-    with Client(counting.target) as client, client.sequence(kit.COUNTER) as sequence:
+    with client_of(counting.target) as client, client.sequence(kit.COUNTER) as sequence:
         for value in values[:2]:
             sequence.infer({"x": value.reshape(1, -1)})
         counting.service.asked.clear()
@@ -156,7 +158,7 @@ def test_a_real_client_never_asks_twice_in_the_middle(counting: Any, kit: Module
         assert len(counting.service.asked) == 1
 
 
-def test_a_real_client_tries_a_beginning_again(counting: Any, kit: ModuleType) -> None:
+def test_a_real_client_tries_a_beginning_again(counting: Any, client_of: Any, kit: ModuleType) -> None:
     counting.service.refuse = Unavailable("It starts.", "Later.")
     values = kit.steps_of()
 
@@ -167,7 +169,7 @@ def test_a_real_client_tries_a_beginning_again(counting: Any, kit: ModuleType) -
 
     helper = threading.Thread(target=let_go)
     helper.start()
-    with Client(counting.target) as client, client.sequence(kit.COUNTER) as sequence:
+    with client_of(counting.target) as client, client.sequence(kit.COUNTER) as sequence:
         found = [sequence.infer({"x": value.reshape(1, -1)}).outputs["sum"] for value in values]
     helper.join(10)
     assert numpy.array_equal(numpy.vstack(found), kit.counted(values))
@@ -210,8 +212,20 @@ def test_the_asyncio_double_does_the_same() -> None:
     assert asyncio.run(scenario()) == [1, 2, 3]
 
 
+def by_thread(path: Path, asked: Asked) -> Any:
+    return Direct(path, 1, 1 << 20).infer(asked, time.monotonic() + 5, 5)
+
+
+def by_task(path: Path, asked: Asked) -> Any:
+    async def ask() -> Any:
+        return await AsyncDirect(path, 1, 1 << 20).infer(asked, time.monotonic() + 5, 5)
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("ask", [by_thread, by_task])
 def test_a_request_on_a_direct_connection_that_broke_goes_another_way_only_where_it_begins(
-    short: Path, kit: ModuleType
+    ask: Any, short: Path, kit: ModuleType
 ) -> None:
     """A server that took the request and closed without a word: nobody knows whether it was run."""
     path = short / "direct.sock"
@@ -229,8 +243,8 @@ def test_a_request_on_a_direct_connection_that_broke_goes_another_way_only_where
         peer.start()
         for step in (None, Step("a", True)):
             asked = Asked(kit.COUNTER, X, "", "", (), True, step)
-            assert Direct(path, 1, 1 << 20).infer(asked, time.monotonic() + 5, 5) is None
+            assert ask(path, asked) is None
         asked = Asked(kit.COUNTER, X, "", "", (), True, Step("a"))
         with pytest.raises(Unavailable):
-            Direct(path, 1, 1 << 20).infer(asked, time.monotonic() + 5, 5)
+            ask(path, asked)
         peer.join(10)
