@@ -47,6 +47,7 @@ def import_labels(
     new_classes: Annotated[
         bool, typer.Option("--new-classes", help="Take labels that no published version of the model knows.")
     ] = False,
+    look: Annotated[bool, typer.Option(help="Say how many of the samples have not come back yet.")] = True,
     returned: Annotated[bool, typer.Option("--returned", help="What was said on devices, instead of a file.")] = False,
 ) -> None:
     """Import labels: all lines or none, unless --skip-bad. The same lines again change nothing."""
@@ -70,10 +71,12 @@ def import_labels(
             raise Refused(f"No device has said a label of {model} yet.", "See hybridge-edge feedback.")
     else:
         given = Given(model, source, confidence, now_ms)
-        importer = label_import.Importer(bucket, given, lambda lines: typer.echo(f"{lines} lines read", err=True))
+        importer = label_import.Importer(bucket, given, lambda words: typer.echo(words, err=True))
         report = importer.take(file, skip_bad=skip_bad, new_classes=new_classes)
     _tell(report)
-    for name, samples in sorted(report.samples.items()):
+    if report.bad and not returned:
+        typer.echo(f"{report.bad} lines left out: {report.refused()}", err=True)
+    for name, samples in sorted(report.samples.items()) if look else ():
         if waiting := unknown_samples(bucket, name, samples):
             typer.echo(f"{waiting} of {len(samples)} sample ids of {name} have not come back: their labels wait.")
     if returned and report.bad:
@@ -92,8 +95,6 @@ def _tell(report: Report) -> None:
     for count, what in ((report.known, "known already"), (report.unfilled, "without a label yet")):
         if count:
             typer.echo(f"{count} {what}.")
-    if report.bad and report.lines > report.bad:
-        typer.echo(f"{report.bad} left out: {report.refused()}", err=True)
 
 
 @app.command("export")

@@ -1,15 +1,15 @@
 """A numbered dataset: which batches were new when it was decided to train, and which labels were known. Format 2.
 
 Written once with a condition and never changed. It lists only its own batches and names the dataset before it that has
-the same features digest; training reads that chain, so no batch stands in two datasets and none is forgotten. The labels
-are all that were known, with the rule that chose between them: a sample of an earlier dataset whose label changed since is
-trained on with its new one. Format 1 had no rule and named labels by their keys alone; it is still read.
+the same features digest; training reads that chain, so no batch stands in two datasets and none is forgotten.
+The labels are all that were known, with the rule that chose between them: a sample of an earlier dataset whose label
+changed since is trained on with its new one. Format 1 had no rule and named labels by keys alone; it is still read.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hybridge_cloud.data.batches import Batch
@@ -76,17 +76,21 @@ class DatasetCounts:
     duplicates: int
     labelled: int
     devices: int
-    joined: JoinCounts = JoinCounts()
+    joined: JoinCounts = field(default_factory=JoinCounts)
 
     @classmethod
     def read(cls, reader: Reader) -> DatasetCounts:
         return cls(
-            *(reader.integer(name) for name in cls.__slots__[:-1]),
-            reader.object("joined", JoinCounts.read) if "joined" in reader.names() else JoinCounts(),
+            samples=reader.integer("samples"),
+            duplicates=reader.integer("duplicates"),
+            labelled=reader.integer("labelled"),
+            devices=reader.integer("devices"),
+            joined=reader.object("joined", JoinCounts.read) if "joined" in reader.names() else JoinCounts(),
         )
 
     def to_json(self) -> dict[str, object]:
-        return {**{name: getattr(self, name) for name in self.__slots__[:-1]}, "joined": self.joined.to_json()}
+        fields: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}
+        return {**fields, "joined": self.joined.to_json()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,7 @@ class Dataset:
     labels: tuple[LabelEntry, ...]
     counts: DatasetCounts
     created_at_ms: int
-    rule: LabelRule = LabelRule()
+    rule: LabelRule = field(default_factory=LabelRule)
 
     @property
     def key(self) -> str:

@@ -1,7 +1,7 @@
-"""Labels and samples put together by sample id: a pure function of both sets and of the rule, in whatever order they came.
+"""Labels and samples put together by sample id: a pure function of both sets and of the rule, in whatever order.
 
-Times are the clocks of those who wrote them. A device may boot in 1970, so a time that cannot be is not believed: such a
-label joins without a window, and is counted.
+Times are by the clocks of those who wrote them. A device may boot in 1970, so a time that cannot be is not believed:
+such a label joins without a window, and is counted.
 """
 
 from __future__ import annotations

@@ -5,18 +5,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import canonical, parse
 from hybridge_edge.contract.errors import Refused
-from hybridge_edge.contract.feedback import MAX_WORDS
+from hybridge_edge.contract.feedback import MAX_WORDS, words
 
 MAX_LINE_BYTES = 8 * 1024
 _COLUMNS = ("sample_id", "label", "source", "confidence")
-_FORMULA = re.compile(r"[=@]|[+-](?=[^\d.])")
-"""What a spreadsheet would run: labels go to annotators as CSV, and some were said by devices that somebody else holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +37,8 @@ class Label:
 
     def __post_init__(self) -> None:
         names.sample_id(self.sample_id)
-        for what, text in (("label", self.label), ("source", self.source)):
-            if not 1 <= len(text) <= MAX_WORDS or not text.isprintable() or text != text.strip():
-                raise Refused(f"The {what} {text[:80]!r} is not 1 to {MAX_WORDS} printable characters.")
-            if _FORMULA.match(text):
-                raise Refused(f"The {what} {text[:80]!r} begins as a spreadsheet's formula does.")
+        words("label", self.label)
+        words("source", self.source)
         if not 0.0 <= self.confidence <= 1.0:
             raise Refused(f"The confidence {self.confidence} is not between 0 and 1.")
 

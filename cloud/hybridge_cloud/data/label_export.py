@@ -1,4 +1,4 @@
-"""Write returned samples for annotators, with the label that counts where there is one. ``label_file`` reads it back."""
+"""Returned samples for annotators, with the label that counts where there is one; ``label_file`` reads it back."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Predictions:
         self._manifests: dict[str, Manifest | None] = {}
 
     def of(self, row: Row) -> str:
-        """The class with the largest value of the first output, "" where the model has no classes or is not published."""
+        """The class with the largest value of the first output, "" where there is none, or no such version."""
         manifest = self._manifest(row.version)
         if manifest is None or not manifest.labels:
             return ""

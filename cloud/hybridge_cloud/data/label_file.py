@@ -2,8 +2,8 @@
 
     sample_id,label[,source,confidence,labelled_at,model]
 
-What ``hybridge labels export`` writes besides (device, captured_at, model_version, prediction, prediction_confidence) is
-for the annotator and is not read back. A line whose label is empty was not filled in yet, and is no mistake.
+What ``hybridge labels export`` writes besides (device, captured_at, model_version, prediction, prediction_confidence)
+is for the annotator and is not read back. A line whose label is empty was not filled in yet, and is no mistake.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Take labels in: from a file, or what was said on devices. All of it or nothing, and the same thing twice changes nothing."""
+"""Take labels in, from a file or from devices: all of it or nothing, and the same thing twice changes nothing."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ class Report:
 
 
 class Importer:
-    """Imports files. ``tell`` gets the number of lines read, now and then."""
+    """Imports files. ``tell`` gets a few words, now and then, of a long one."""
 
-    def __init__(self, bucket: Bucket, given: Given, tell: Callable[[int], None]) -> None:
+    def __init__(self, bucket: Bucket, given: Given, tell: Callable[[str], None]) -> None:
         self._bucket = bucket
         self._given = given
         self._tell = tell
@@ -101,9 +101,15 @@ class Importer:
             )
         if not (report.taken or report.known or report.unfilled):
             raise Refused(f"{path} holds no labels.", report.refused())
+        for model, count in report.taken.items():
+            labels.check_room(model, self._known[model].size + count)
         parts: dict[str, list[labels.Part]] = {}
+        stored = 0
         for model, found in self._chunks(path, new_classes):
             parts.setdefault(model, []).append(labels.put_part(self._bucket, model, found))
+            stored += len(found)
+            if len(found) == labels.PART_LABELS:
+                self._tell(f"{stored} labels stored")
         after = path.stat()
         if before is None or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise Refused(f"{path} changed while it was read.", "Import it again; nothing was taken.")
@@ -115,7 +121,7 @@ class Importer:
     def _judge(self, line: Line, report: Report, new_classes: bool) -> None:
         report.lines += 1
         if report.lines % PROGRESS_LINES == 0:
-            self._tell(report.lines)
+            self._tell(f"{report.lines} lines read")
         label = line.label
         if line.problem:
             report.refuse(f"line {line.number}", line.problem)
@@ -180,7 +186,9 @@ def take_returned(bucket: Bucket, model: str, now_ms: int) -> Report:
     An object that holds anything else is named in the report, and holds up nobody else's.
     """
     report = Report()
-    origins = _origins(bucket, model)
+    shelf = labels.LabelShelf(bucket, model)
+    size = shelf.refresh(LabelRule()).size
+    origins = shelf.origins
     by_thing: dict[str, list[Label]] = {}
     taken: dict[str, list[str]] = {}
     for key, size, _ in bucket.list(DEVICES_PREFIX):
@@ -203,8 +211,7 @@ def take_returned(bucket: Bucket, model: str, now_ms: int) -> Report:
         report.sources |= {f"{named[0]}/{label.source}" for label in found}
         report.samples.setdefault(model, set()).update(label.sample_id for label in found)
         report.taken[model] += len(found)
-        if report.lines > labels.MAX_LABELS:
-            raise Refused(f"Devices have said more than {labels.MAX_LABELS} labels.", "Look at the devices.")
+        labels.check_room(model, size + report.lines)
     if taken:
         entry, _ = labels.commit(bucket, model, list(_parts(bucket, model, by_thing, taken)), now_ms)
         report.keys.append(entry.key)
@@ -221,12 +228,6 @@ def _parts(
             # With the last part, so that an object counts as taken in only once all its lines are.
             origins = tuple(sorted(taken[thing])) if start + labels.PART_LABELS >= len(found) else ()
             yield labels.put_part(bucket, model, chunk, thing, origins)
-
-
-def _origins(bucket: Bucket, model: str) -> frozenset[str]:
-    shelf = labels.LabelShelf(bucket, model)
-    shelf.refresh(LabelRule())
-    return shelf.origins
 
 
 def _said(bucket: Bucket, key: str, size: int) -> list[Label]:

@@ -132,6 +132,14 @@ class LabelManifest:
         return manifest
 
 
+def check_room(model: str, count: int) -> None:
+    """Make sure that a model may have ``count`` labels. Raises Refused."""
+    if count > MAX_LABELS:
+        raise Refused(
+            f"{model} would have more than {MAX_LABELS} labels.", "Label fewer samples, or begin a new model."
+        )
+
+
 def put_part(
     bucket: Bucket, model: str, labels: Iterable[Label], thing: str = "", origins: tuple[str, ...] = ()
 ) -> Part:
@@ -246,8 +254,7 @@ class LabelShelf:
             self._fetch(key)
         for key in self._entries.keys() - listed:
             del self._entries[key], self._labels[key]
-        if sum(map(len, self._labels.values())) > MAX_LABELS:
-            raise Refused(f"{self.model} has more than {MAX_LABELS} labels.", "Start a new model's name.")
+        check_room(self.model, sum(map(len, self._labels.values())) - MAX_LABELS)  # importers at once may pass it
         if changed:
             self._set = LabelSet((label for key in sorted(self._labels) for label in self._labels[key]), rule)
         return self._set

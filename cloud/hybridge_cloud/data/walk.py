@@ -54,7 +54,7 @@ class Row:
 
 def walk(bucket: Bucket, model: str, refused: Callable[[BatchRefused], None]) -> Iterator[Row]:
     """Every sample, each once. ``refused`` hears of batches that are not what they say; nothing is written."""
-    device, seen = ("", ""), set[int]()
+    device, seen = "", dict[str, set[int]]()
     for key, _, _ in bucket.list(DEVICES_PREFIX):
         parsed = names.parse_batch_manifest_key(key)
         if parsed is None or parsed[1] != model:
@@ -64,11 +64,11 @@ def walk(bucket: Bucket, model: str, refused: Callable[[BatchRefused], None]) ->
         except BatchRefused as error:
             refused(error)
             continue
-        # Batches of one device and epoch follow each other, so what was sent twice is found in what is held here.
-        if device != (device := (batch.manifest.thing, batch.manifest.epoch)):
-            seen = set()
+        if device != (device := batch.manifest.thing):
+            seen = {}  # batches of one device follow each other, so what it sent twice is found in what is held
+        known = seen.setdefault(batch.manifest.epoch, set())
         for index in np.argsort(batch.seqs, kind="stable").tolist():
             seq = int(batch.seqs[index])
-            if seq not in seen:
-                seen.add(seq)
+            if seq not in known:
+                known.add(seq)
                 yield Row(batch, index)

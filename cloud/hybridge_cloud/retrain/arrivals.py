@@ -26,7 +26,7 @@ DEVICES_PREFIX = "devices/"
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What is remembered of one verified batch: row i has ``identities[i]``, ``sample_ids[i]``, ``captured_at_ms[i]``."""
+    """What is remembered of one verified batch; item i of each tuple is of row i."""
 
     entry: BatchEntry
     features_digest: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,7 +51,7 @@ class MaterialCounts:
     by_label: dict[str, int]
     by_device: dict[str, int]
     relabelled: int = 0
-    joined: JoinCounts = JoinCounts()
+    joined: JoinCounts = field(default_factory=JoinCounts)
 
     def to_json(self) -> dict[str, object]:
         fields: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}

@@ -21,6 +21,8 @@ from hybridge_cloud.aws.queue import Queue
 from hybridge_cloud.aws.s3 import Bucket
 from hybridge_cloud.data import labels, quarantine
 from hybridge_cloud.data.dataset import DatasetShelf
+from hybridge_cloud.data.label import Label
+from hybridge_cloud.data.label_rule import LabelRule
 from hybridge_cloud.retrain import claim
 from hybridge_cloud.retrain.arrivals import Arrivals
 from hybridge_cloud.retrain.claim import DATASET_VARIABLE, Duplicate, Starter
@@ -276,11 +278,11 @@ def test_labels_are_joined_by_sample_id_and_a_dataset_names_them(
     )
     wanting.sweep()
     assert "0.0% of the new samples are labelled" in wanting.turn().decisions[0].reason
-    key, new = labels.store(bucket, pipeline, [labels.Label(f"t/e1/{seq}", "a", "people") for seq in range(20)])
+    entry, new = labels.store(bucket, pipeline, [Label(f"t/e1/{seq}", "a", "people") for seq in range(20)], NOW_MS)
     assert new
     assert wanting.turn().decisions[0].train
     (dataset,) = DatasetShelf(bucket, pipeline).refresh()
-    assert dataset.labels == (key,)
+    assert (dataset.labels, dataset.rule) == ((entry,), LabelRule())
     assert dataset.counts.labelled == 20
 
 
