@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from sys import intern
 
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import canonical, parse
@@ -62,8 +63,8 @@ class Label:
         reader = parse(line, "label", MAX_LINE_BYTES)
         label = cls(
             reader.text("sample_id"),
-            reader.text("label"),
-            reader.text("source"),
+            intern(reader.text("label")),  # few texts, many labels: each is kept once
+            intern(reader.text("source")),
             reader.number("confidence", 1.0),
             reader.integer("at_ms", 0),
             thing,

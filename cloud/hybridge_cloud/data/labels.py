@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ MAX_PARTS = 4096
 MAX_IMPORTS = 4096
 """Imports of one model: a dataset names each."""
 MAX_LABELS = 2_000_000
-"""Labels of one model that are joined; some 700 MB of memory."""
+"""Labels of one model that are joined, in 1 GB of memory or so."""
 _PREFIX = "sha256:"
 _OLD = re.compile(r"labels/[a-z0-9-]{1,64}/[0-9a-f]{64}\.jsonl")
 """Labels from before there were manifests: the object is its own."""
@@ -269,12 +269,5 @@ class LabelShelf:
             data = self._bucket.get(key)
             entry = LabelEntry(key, sha256(data))
             self._origins |= {name for part in LabelManifest.from_bytes(data, key).parts for name in part.origins}
-        sources: dict[str, str] = {}  # few texts, many labels: each text is kept once
-        self._labels[key] = tuple(
-            replace(
-                label, source=sources.setdefault(label.source, label.source),
-                label=sources.setdefault(label.label, label.label),
-            )
-            for label in _of(self._bucket, entry)
-        )  # fmt: skip
+        self._labels[key] = tuple(_of(self._bucket, entry))
         self._entries[key] = entry

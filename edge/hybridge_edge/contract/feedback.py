@@ -47,7 +47,8 @@ class Feedback:
 
     Attributes:
         sample_id: of an answer; a row of several is ID/ROW. source: who says so. confidence: how sure, 0 to 1.
-        at_ms: when it was said by the device's clock, milliseconds since 1970; for people, never for order.
+        at_ms: when it was said by the device's clock, milliseconds since 1970; the cloud does not believe a clock that
+            was never set.
     """
 
     sample_id: str

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import shlex
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labelled import DAY, NOW, at, known, objects, said_on
+from labelled import DAY, NOW, ROOT, at, known, objects, said_on
 
 from hybridge_cloud.aws.s3 import Bucket
 from hybridge_cloud.data import label_file, label_import, labels
@@ -267,3 +269,24 @@ def test_an_export_is_filled_in_and_imported(
     )
     assert [row["sample_id"] for row in some] == ["a/e1/1", "a/e1/2", "b/e1/1", "b/e1/2"]
     assert hybridge("labels", "export", "--model", model, "--since", "yesterday") == 1
+
+
+def test_the_commands_of_the_page_work_in_their_order(
+    bucket: Bucket,
+    model: str,
+    device: Callable[..., Any],
+    hybridge: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    device("left", model).batch(0, 3)
+    page = (ROOT / "docs" / "labels.md").read_text().replace("watch", model)
+    (block,) = re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S)
+    for line in block.splitlines():
+        words = shlex.split(line.replace("to-label.csv", str(tmp_path / "to-label.csv")), comments=True)
+        if ">" in words:
+            text = exported(hybridge, capsys, *words[3 : words.index(">")])
+            Path(words[-1]).write_text(text.replace(",,,,\n", ",walk,,,\n"))
+        elif words:
+            assert hybridge(*words[1:]) == 0
+    assert "3 labelled (annotator-1 3)" in capsys.readouterr().out
