@@ -22,7 +22,7 @@ from hybridge_cloud.data.label import Label
 from hybridge_cloud.data.label_file import Given
 from hybridge_cloud.data.label_import import Importer, take_returned
 from hybridge_edge.contract import names
-from hybridge_edge.contract.errors import HybridgeError, Refused
+from hybridge_edge.contract.errors import HybridgeError, Refused, Unavailable
 from hybridge_edge.contract.manifest import Manifest
 
 
@@ -81,6 +81,31 @@ def test_an_import_that_died_before_its_manifest_says_nothing(bucket: Bucket, mo
     assert labels.store(bucket, model, found, NOW + 1) == (entry, False)
     (label,) = labels.load(bucket, [entry])
     assert label.imported_at_ms == NOW, "the first time stays"
+
+
+@pytest.mark.parametrize("effect", range(4))
+def test_an_import_that_died_at_any_write_is_finished_by_the_next_one(
+    effect: int, bucket: Bucket, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labels, "PART_LABELS", 10)
+    file = write(tmp_path / "a.csv", "sample_id,label", *(f"r/{n},walk" for n in range(25)))
+    real, left = Bucket.put, effect
+
+    def dying(*given: Any, **named: Any) -> str:
+        nonlocal left
+        if left == 0:
+            raise Unavailable("The account is gone.")
+        left -= 1
+        return real(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "put", dying)
+        with pytest.raises(Unavailable):
+            importer(bucket, model).take(file)
+    assert known(bucket, model) == set(), "nothing counts before the manifest"
+    assert importer(bucket, model, NOW + DAY).take(file).taken[model] == 25
+    assert len(known(bucket, model)) == 25
+    assert len(objects(bucket, model)) == 3 + 1
 
 
 def test_a_long_file_is_stored_in_parts_and_said_how_far(
