@@ -140,6 +140,8 @@ def status(
         f"{returned.labelled} labelled (by {', '.join(returned.label_sources) or 'nobody'}), "
         f"{returned.duplicates} duplicates removed, {returned.quarantined} quarantined."
     )
+    if remarks := returned.joined.remarks():
+        typer.echo(f"Labels to look at: {remarks}; see hybridge labels status.")
     for item in found:
         typer.echo(
             f"{item.dataset.key}  {item.stands}  execution {item.execution or '-'}  duplicates {item.duplicates}"
@@ -172,6 +174,7 @@ def create_pipeline(
     """Create the pipeline, or bring it up to date: after a change of the project too."""
     from hybridge_cloud.aws import pipeline as codepipeline
     from hybridge_cloud.aws.s3 import Bucket
+    from hybridge_cloud.data import label_rule
     from hybridge_cloud.fleet import record
     from hybridge_cloud.retrain import archive
     from hybridge_cloud.retrain.pipeline import retraining_pipeline
@@ -186,7 +189,9 @@ def create_pipeline(
     # An absolute path may be where builds run, not here; with --store-only nobody is told of it.
     if not (store_only or key_file.is_absolute() or key_file.is_file()):
         raise UsageError(f"There is no signing key {signing_key!r}.", "Name it by its absolute path where builds run.")
-    source = archive.upload(bucket, load_project(project))
+    loaded = load_project(project)
+    source = archive.upload(bucket, loaded)
+    label_rule.declare(bucket, loaded.name, loaded.labels)
     wanted = plan.Plan(source, fleet, believed, split, seed, device_share, suspect_share, minimum_gain)
     key = plan.store(bucket, wanted)
     if store_only:
@@ -196,7 +201,7 @@ def create_pipeline(
     if key_file.is_file():  # a build runs in a folder of its own
         signing_key = str(key_file.resolve())
     new = codepipeline.create_or_update(retraining_pipeline(name, role_arn, bucket.name, source, key, signing_key))
-    typer.echo(f"Pipeline {name} {'created' if new else 'updated'}; it trains {source}.")
+    typer.echo(f"Pipeline {name} {'created' if new else 'updated'}; it trains {source}. {loaded.labels.sentence()}")
 
 
 def _stage(name: str, help_text: str) -> None:

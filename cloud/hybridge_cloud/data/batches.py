@@ -52,6 +52,7 @@ class Batch:
     Attributes:
         key, manifest_sha256: the manifest's key in S3 and the digest of its bytes.
         sample_ids: (rows,) str. seqs: (rows,) int64, unique. versions: (rows,) str.
+        captured_at_ms: (rows,) int64, the device's clock. confidences: (rows,) float, -1 where the model has none.
         features, outputs: (rows, ...) by tensor name; floating values are finite.
     """
 
@@ -61,6 +62,8 @@ class Batch:
     sample_ids: Array
     seqs: Array
     versions: Array
+    captured_at_ms: Array
+    confidences: Array
     features: dict[str, Array]
     outputs: dict[str, Array]
 
@@ -85,6 +88,8 @@ def read_batch(bucket: Bucket, key: str) -> Batch:
         sample_ids=arrays["sample_id"],
         seqs=arrays["seq"].astype(np.int64),
         versions=arrays["version"],
+        captured_at_ms=arrays["captured_at_ms"].astype(np.int64),
+        confidences=arrays["confidence"],
         features=_tensors(key, manifest, arrays, FEATURE_PREFIX),
         outputs=_tensors(key, manifest, arrays, OUTPUT_PREFIX),
     )

@@ -1,16 +1,21 @@
-"""A numbered dataset: which batches were new when it was decided to train, and which labels were known. Format 1.
+"""A numbered dataset: which batches were new when it was decided to train, and which labels were known. Format 2.
 
 Written once with a condition and never changed. It lists only its own batches and names the dataset before it that has
 the same features digest; training reads that chain, so no batch stands in two datasets and none is forgotten.
+The labels are all that were known, with the rule that chose between them: a sample of an earlier dataset whose label
+changed since is trained on with its new one. Format 1 had no rule and named labels by keys alone; it is still read.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hybridge_cloud.data.batches import Batch
+from hybridge_cloud.data.join import JoinCounts
+from hybridge_cloud.data.label_rule import LabelRule
+from hybridge_cloud.data.labels import LabelEntry
 from hybridge_edge.contract import names
 from hybridge_edge.contract.document import Reader, canonical, parse, sha256
 from hybridge_edge.contract.errors import InvalidDocument, Refused, UsageError
@@ -18,7 +23,7 @@ from hybridge_edge.contract.errors import InvalidDocument, Refused, UsageError
 if TYPE_CHECKING:
     from hybridge_cloud.aws.s3 import Bucket
 
-FORMAT = 1
+FORMAT = 2
 MAX_DATASET_BATCHES = 8192
 """New batches in one dataset; what is beyond waits for the next."""
 MAX_CHAIN = 10_000
@@ -64,20 +69,28 @@ class DatasetCounts:
 
     Attributes:
         samples: new samples, each once. duplicates: rows that repeated one. labelled: new samples with one label.
-        devices: how many sent them.
+        devices: how many sent them. joined: what became of their labels.
     """
 
     samples: int
     duplicates: int
     labelled: int
     devices: int
+    joined: JoinCounts = field(default_factory=JoinCounts)
 
     @classmethod
     def read(cls, reader: Reader) -> DatasetCounts:
-        return cls(*(reader.integer(name) for name in cls.__slots__))
+        return cls(
+            samples=reader.integer("samples"),
+            duplicates=reader.integer("duplicates"),
+            labelled=reader.integer("labelled"),
+            devices=reader.integer("devices"),
+            joined=reader.object("joined", JoinCounts.read) if "joined" in reader.names() else JoinCounts(),
+        )
 
     def to_json(self) -> dict[str, object]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        fields: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}
+        return {**fields, "joined": self.joined.to_json()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +100,7 @@ class Dataset:
     Attributes:
         number: 1 and up, per model. previous: the number of the dataset it continues, 0 where it is the first of its
             features digest.
-        labels: keys of the label objects known then; their names are digests of their content.
+        labels: the imports of labels known then. rule: which of their labels count.
         created_at_ms: the gate's clock, milliseconds since 1970.
     """
 
@@ -96,9 +109,10 @@ class Dataset:
     features_digest: str
     previous: int
     batches: tuple[BatchEntry, ...]
-    labels: tuple[str, ...]
+    labels: tuple[LabelEntry, ...]
     counts: DatasetCounts
     created_at_ms: int
+    rule: LabelRule = field(default_factory=LabelRule)
 
     @property
     def key(self) -> str:
@@ -114,6 +128,11 @@ class Dataset:
         """The digest of what it holds: equal for equal batches, whatever its number or time."""
         return contents(self.features_digest, self.batches)
 
+    @property
+    def labels_digest(self) -> str:
+        """The digest of the labels it was made from and of the rule that chose between them."""
+        return sha256(canonical([self.rule.to_json(), sorted(entry.sha256 for entry in self.labels)]))
+
     def to_bytes(self) -> bytes:
         return canonical(
             {
@@ -123,7 +142,9 @@ class Dataset:
                 "features_digest": self.features_digest,
                 "previous": self.previous,
                 "batches": [entry.to_json() for entry in self.batches],
-                "labels": list(self.labels),
+                "labels": [entry.to_json() for entry in self.labels],
+                "rule": self.rule.to_json(),
+                "labels_digest": self.labels_digest,
                 "counts": self.counts.to_json(),
                 "contents": self.contents,
                 "created_at_ms": self.created_at_ms,
@@ -134,20 +155,25 @@ class Dataset:
     def from_bytes(cls, data: bytes) -> Dataset:
         """Read a dataset document, or raise InvalidDocument with the field and the reason."""
         reader = parse(data, "dataset")
-        reader.format(FORMAT)
+        old = reader.format(1, FORMAT) == 1
         dataset = cls(
             model=reader.text("model", check=names.model_name),
             number=reader.integer("number", minimum=1),
             features_digest=reader.text("features_digest", check=names.digest),
             previous=reader.integer("previous"),
             batches=reader.objects("batches", BatchEntry.read),
-            labels=reader.strings("labels"),
+            labels=tuple(map(LabelEntry.old, reader.strings("labels")))
+            if old
+            else reader.objects("labels", LabelEntry.read),
             counts=reader.object("counts", DatasetCounts.read),
             created_at_ms=reader.integer("created_at_ms"),
+            rule=LabelRule() if old else reader.object("rule", LabelRule.read),
         )
         said = reader.text("contents", check=names.digest)
+        labels_said = dataset.labels_digest if old else reader.text("labels_digest", check=names.digest)
         reader.close()
-        if said != dataset.contents or dataset.previous >= dataset.number:
+        same = (said, labels_said) == (dataset.contents, dataset.labels_digest)
+        if not same or dataset.previous >= dataset.number:
             raise InvalidDocument(f"The dataset {dataset.key} does not hold what it says.", "It was altered.")
         return dataset
 

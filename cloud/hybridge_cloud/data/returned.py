@@ -20,13 +20,14 @@ class Returned:
     """Samples of one features digest, each once, in the order (thing, epoch, seq).
 
     Attributes:
-        things, sample_ids: (rows,) str. features, outputs: (rows, ...) by tensor name.
+        things, sample_ids: (rows,) str. captured_at_ms: (rows,) int64. features, outputs: (rows, ...) by tensor name.
         duplicates: rows that were removed. repeated_ids: rows whose sample id another row has too (they are kept).
     """
 
     features_digest: str
     things: Array
     sample_ids: Array
+    captured_at_ms: Array
     features: dict[str, Array]
     outputs: dict[str, Array]
     duplicates: int
@@ -41,6 +42,7 @@ class Returned:
             self.features_digest,
             self.things[rows],
             self.sample_ids[rows],
+            self.captured_at_ms[rows],
             {name: array[rows] for name, array in self.features.items()},
             {name: array[rows] for name, array in self.outputs.items()},
             self.duplicates,
@@ -85,6 +87,7 @@ def combine(batches: Iterable[Batch]) -> Returned:
         features_digest=first.manifest.features_digest,
         things=things,
         sample_ids=sample_ids,
+        captured_at_ms=np.concatenate([batch.captured_at_ms for batch in ordered])[flat],
         features={name: np.concatenate([batch.features[name] for batch in ordered])[flat] for name in first.features},
         outputs={name: np.concatenate([batch.outputs[name] for batch in ordered])[flat] for name in first.outputs},
         duplicates=rows - len(order),

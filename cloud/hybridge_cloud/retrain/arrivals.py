@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from hybridge_cloud.data import quarantine
 from hybridge_cloud.data.batches import Batch, BatchRefused, read_batch
 from hybridge_cloud.data.dataset import MAX_DATASET_BATCHES, BatchEntry, Dataset, DatasetCounts
-from hybridge_cloud.data.labels import Joined
+from hybridge_cloud.data.join import JoinCounts, LabelSet
 from hybridge_cloud.data.returned import Identity, identities
 from hybridge_edge.contract import names
 
@@ -26,17 +26,27 @@ DEVICES_PREFIX = "devices/"
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What is remembered of one verified batch: row i has ``identities[i]`` and ``sample_ids[i]``."""
+    """What is remembered of one verified batch; item i of each tuple is of row i."""
 
     entry: BatchEntry
     features_digest: str
     identities: tuple[Identity, ...]
     sample_ids: tuple[str, ...]
+    captured_at_ms: tuple[int, ...]
 
     @classmethod
     def of(cls, batch: Batch) -> Arrival:
-        ids = tuple(batch.sample_ids.tolist())
-        return cls(BatchEntry.of(batch), batch.manifest.features_digest, tuple(identities(batch)), ids)
+        return cls(
+            BatchEntry.of(batch),
+            batch.manifest.features_digest,
+            tuple(identities(batch)),
+            tuple(batch.sample_ids.tolist()),
+            tuple(batch.captured_at_ms.tolist()),
+        )
+
+    def rows(self) -> Iterator[tuple[Identity, str, int]]:
+        """(identity, sample id, captured at) of each row."""
+        return zip(self.identities, self.sample_ids, self.captured_at_ms, strict=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,25 +134,25 @@ class Arrivals:
         for key in self._consumed & self._new.keys():
             self._forget(key)
 
-    def groups(self, joined: Joined) -> Iterator[Group]:
+    def groups(self, labels: LabelSet) -> Iterator[Group]:
         """The new batches by features digest; each sample is counted once, also against earlier datasets."""
         for digest in sorted({arrival.features_digest for arrival in self._new.values()}):
             arrivals = sorted(
                 (arrival for arrival in self._new.values() if arrival.features_digest == digest),
                 key=lambda arrival: arrival.entry.key,
             )
-            new: dict[Identity, str] = {}
+            new: dict[Identity, tuple[str, int]] = {}
             for arrival in arrivals:
                 known = self._known_before(arrival.entry)
-                for identity, sample in zip(arrival.identities, arrival.sample_ids, strict=True):
+                for identity, sample, captured_at_ms in arrival.rows():
                     if identity not in known:
-                        new.setdefault(identity, sample)
+                        new.setdefault(identity, (sample, captured_at_ms))
             by_device: dict[str, int] = {}
             for thing, _, _ in new:
                 by_device[thing] = by_device.get(thing, 0) + 1
             rows = sum(len(arrival.identities) for arrival in arrivals)
-            labelled = sum(1 for sample in new.values() if sample in joined.labels)
-            counts = DatasetCounts(len(new), rows - len(new), labelled, len(by_device))
+            joined = JoinCounts.of(labels.judge(sample, thing, at) for (thing, _, _), (sample, at) in new.items())
+            counts = DatasetCounts(len(new), rows - len(new), joined.labelled, len(by_device), joined)
             yield Group(digest, tuple(arrival.entry for arrival in arrivals), counts, by_device)
 
     def _known_before(self, entry: BatchEntry) -> set[Identity]:

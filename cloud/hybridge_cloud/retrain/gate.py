@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hybridge_cloud.aws.events import object_created
-from hybridge_cloud.data import labels
 from hybridge_cloud.data.dataset import Dataset, DatasetShelf
+from hybridge_cloud.data.label_rule import LabelRule, declared
+from hybridge_cloud.data.labels import LabelShelf
 from hybridge_cloud.retrain.arrivals import Arrivals, Group
 from hybridge_cloud.retrain.claim import Starter, StartOutcome
 from hybridge_cloud.retrain.decision import Counts, Decision, Policy, decide
@@ -67,7 +68,7 @@ class Gate:
         self._tell = tell
         self._shelf = DatasetShelf(bucket, model)
         self._known: set[str] = set()
-        self._labels: tuple[tuple[str, ...], labels.Joined] = ((), labels.join(()))
+        self._labels = LabelShelf(bucket, model)
         self._last_said = ""
         self._told: set[str] = set()
         self.arrivals = Arrivals(bucket, model)
@@ -140,12 +141,13 @@ class Gate:
             self.arrivals.settle(datasets)
             started += [found for dataset in datasets if (found := self._start(dataset)) is not None]
             decisions = []
+            known = self._labels.refresh(declared(self._bucket, self._shelf.model))
             try:
-                for group in self.arrivals.groups(self._joined()):
+                for group in self.arrivals.groups(known):
                     decision = self._decide(group, datasets)
                     decisions.append(decision)
                     if decision.train:
-                        dataset = self._number(group, datasets)
+                        dataset = self._number(group, datasets, known.rule)
                         datasets = (*datasets, dataset)
                         found = self._start(dataset)
                         started += [found] if found is not None else []
@@ -160,7 +162,7 @@ class Gate:
         counts = Counts(group.samples_by_device, group.counts.labelled, last)
         return decide(counts, self._policy, self._starter.now_ms())
 
-    def _number(self, group: Group, datasets: tuple[Dataset, ...]) -> Dataset:
+    def _number(self, group: Group, datasets: tuple[Dataset, ...], rule: LabelRule) -> Dataset:
         """Write the next dataset. Raises Conflict where that number is taken."""
         alike = [dataset.number for dataset in datasets if dataset.features_digest == group.features_digest]
         dataset = Dataset(
@@ -169,13 +171,18 @@ class Gate:
             features_digest=group.features_digest,
             previous=max(alike, default=0),
             batches=group.entries,
-            labels=self._labels[0],
+            labels=self._labels.entries,
             counts=group.counts,
             created_at_ms=self._starter.now_ms(),
+            rule=rule,
         )
         self._shelf.write(dataset)
         self.arrivals.settle((*datasets, dataset))
-        self._tell(f"Wrote {dataset.key}: {group.counts.samples} samples in {len(group.entries)} batches.")
+        remarks = group.counts.joined.remarks()
+        self._tell(
+            f"Wrote {dataset.key}: {group.counts.samples} samples in {len(group.entries)} batches"
+            + (f"; {remarks}." if remarks else ".")
+        )
         return dataset
 
     def _start(self, dataset: Dataset) -> Started | None:
@@ -188,12 +195,6 @@ class Gate:
         if outcome is not StartOutcome.ALREADY:
             self._tell(f"Execution {execution} of {self._starter.pipeline} for {dataset.key}: {outcome.value}.")
         return Started(dataset, execution, outcome is not StartOutcome.ALREADY)
-
-    def _joined(self) -> labels.Joined:
-        keys = labels.keys(self._bucket, self._shelf.model)
-        if keys != self._labels[0]:
-            self._labels = (keys, labels.join(labels.load(self._bucket, keys)))
-        return self._labels[1]
 
     def _say(self, text: str) -> None:
         if text != self._last_said:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +14,11 @@ from numpy.typing import NDArray
 from hybridge_cloud.data import labels
 from hybridge_cloud.data.batches import Array, Batch, read_batch
 from hybridge_cloud.data.dataset import Dataset, chain
+from hybridge_cloud.data.dataset import read as read_dataset
+from hybridge_cloud.data.join import JoinCounts, LabelSet, changed
 from hybridge_cloud.data.returned import Returned, combine
 from hybridge_cloud.retrain.decision import device_limit
+from hybridge_edge.contract import names
 from hybridge_edge.contract.document import Reader
 from hybridge_edge.contract.errors import Refused
 from hybridge_edge.contract.manifest import Manifest
@@ -31,6 +35,8 @@ class MaterialCounts:
 
     Attributes:
         samples: of the whole chain, each once. duplicates: rows removed. conflicts: unlabelled because labels disagree.
+        joined: what became of their labels. relabelled: samples of earlier datasets that have another label now, and
+            are trained on with it.
         device_limit: the most samples one device gives. by_label, by_device: what is kept.
     """
 
@@ -44,9 +50,12 @@ class MaterialCounts:
     kept: int
     by_label: dict[str, int]
     by_device: dict[str, int]
+    relabelled: int = 0
+    joined: JoinCounts = field(default_factory=JoinCounts)
 
     def to_json(self) -> dict[str, object]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        fields: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}
+        return {**fields, "joined": self.joined.to_json()}
 
     @classmethod
     def read(cls, reader: Reader) -> MaterialCounts:
@@ -61,6 +70,8 @@ class MaterialCounts:
             kept=reader.integer("kept"),
             by_label={name: int(count) for name, count in reader.numbers_by_name("by_label").items()},
             by_device={name: int(count) for name, count in reader.numbers_by_name("by_device").items()},
+            relabelled=reader.integer("relabelled", 0),
+            joined=reader.object("joined", JoinCounts.read) if "joined" in reader.names() else JoinCounts(),
         )
 
 
@@ -86,12 +97,13 @@ def gather(bucket: Bucket, dataset: Dataset, champion: Manifest, device_share: f
             f"{champion.features_digest[:19]}.",
             "Returned features of another generation cannot be trained on.",
         )
-    returned = combine(_batches(bucket, dataset))
+    batches = _batches(bucket, dataset)
+    returned = combine(batches)
     _check_signature(returned, champion)
-    joined = labels.join(labels.load(bucket, dataset.labels))
-    conflicts = set(joined.conflicts)
-    ids = returned.sample_ids.tolist()
-    known = np.array([sample in joined.labels for sample in ids], dtype=np.bool_)
+    joined = LabelSet(labels.load(bucket, dataset.labels), dataset.rule)
+    verdicts = [joined.judge(sample, thing, at) for thing, sample, at in _rows(returned)]
+    known = np.array([verdict.label is not None for verdict in verdicts], dtype=np.bool_)
+    texts_known = [verdict.label.label for verdict in verdicts if verdict.label is not None]
     chosen = returned.take(known)
     counts_by_device = chosen.by_thing()
     limit = device_limit(counts_by_device, device_share)
@@ -100,21 +112,43 @@ def gather(bucket: Bucket, dataset: Dataset, champion: Manifest, device_share: f
             f"{len(counts_by_device)} devices gave labelled samples; none may hold more than {device_share:.1%}.",
             "Wait for more devices, or raise the share on purpose with --device-share.",
         )
-    kept = chosen.take(_capped(chosen, limit))
-    texts = [joined.labels[sample] for sample in kept.sample_ids.tolist()]
+    capped = _capped(chosen, limit)
+    kept = chosen.take(capped)
+    texts = [texts_known[row] for row in capped.tolist()]
+    joins = JoinCounts.of(verdicts)
     counts = MaterialCounts(
         samples=len(returned),
         duplicates=returned.duplicates,
         repeated_ids=returned.repeated_ids,
         labelled=len(chosen),
         unlabelled=len(returned) - len(chosen),
-        conflicts=sum(1 for sample in ids if sample in conflicts),
+        conflicts=joins.conflicts,
         device_limit=limit,
         kept=len(kept),
         by_label=dict(sorted(Counter(texts).items())),
         by_device=kept.by_thing(),
+        relabelled=_relabelled(bucket, dataset, batches, joined),
+        joined=joins,
     )
     return Material(kept.features, _indices(texts, champion), counts)
+
+
+def _rows(returned: Returned) -> Iterator[tuple[str, str, int]]:
+    """(thing, sample id, captured at) of each row."""
+    return zip(returned.things.tolist(), returned.sample_ids.tolist(), returned.captured_at_ms.tolist(), strict=True)
+
+
+def _relabelled(bucket: Bucket, dataset: Dataset, batches: list[Batch], now: LabelSet) -> int:
+    """Samples of earlier datasets whose label was another one, by the labels and the rule of the dataset before."""
+    if not dataset.previous:
+        return 0
+    before = read_dataset(bucket, names.dataset_key(dataset.model, dataset.previous))
+    if before.labels == dataset.labels and before.rule == dataset.rule:
+        return 0
+    then = LabelSet(labels.load(bucket, before.labels), before.rule)
+    own = {entry.key for entry in dataset.batches}
+    earlier = combine(batch for batch in batches if batch.key not in own)
+    return sum(changed(then, now, *row) for row in _rows(earlier))
 
 
 def _batches(bucket: Bucket, dataset: Dataset) -> list[Batch]:

@@ -88,6 +88,10 @@ class Stages:
             f"{counts.kept} of {counts.samples} samples of {len(counts.by_device)} devices in "
             f"{len(counts.by_label)} classes, {counts.duplicates} duplicates removed, {found.share:.1%} suspect labels."
         )
+        if counts.relabelled:
+            good += f" {counts.relabelled} samples of earlier datasets have another label now."
+        if remarks := counts.joined.remarks():
+            good += f" Of the labels: {remarks}."
         return Quality(not reason, reason or good, version, champion.digest, counts, found.audited, found.suspects)
 
     def _objection(self, material: Material, found: Audit) -> str:

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 from hybridge_cloud.aws import pipeline as codepipeline
 from hybridge_cloud.aws.pipeline import Execution
-from hybridge_cloud.data import labels, quarantine
+from hybridge_cloud.data import quarantine
 from hybridge_cloud.data.dataset import Dataset, DatasetShelf
+from hybridge_cloud.data.join import JoinCounts
+from hybridge_cloud.data.label_rule import declared
+from hybridge_cloud.data.labels import LabelShelf
 from hybridge_cloud.retrain import claim
 from hybridge_cloud.retrain.arrivals import Arrival, Arrivals
 from hybridge_cloud.retrain.claim import DATASET_VARIABLE
@@ -53,7 +56,7 @@ class ReturnedCounts:
     """Everything devices sent of a model: samples, each once; rows that repeated one; what is labelled.
 
     Attributes:
-        label_sources: who said what the labelled samples are, sorted.
+        label_sources: who said what the labelled samples are, sorted. joined: what became of all labels of them.
         by_device: samples per device. quarantined: batches that were refused.
     """
 
@@ -65,6 +68,7 @@ class ReturnedCounts:
     conflicts: int
     by_device: dict[str, int]
     quarantined: int
+    joined: JoinCounts
 
 
 def datasets(bucket: Bucket, model: str) -> tuple[DatasetStatus, ...]:
@@ -104,25 +108,22 @@ def returned_samples(bucket: Bucket, model: str) -> tuple[Arrival, ...]:
 def returned(bucket: Bucket, model: str) -> ReturnedCounts:
     """Count everything that came back, by reading it."""
     batches = returned_samples(bucket, names.model_name(model))
-    known = tuple(labels.load(bucket, labels.keys(bucket, model)))
-    joined = labels.join(known)
-    samples = {
-        identity: sample
-        for batch in batches
-        for identity, sample in zip(batch.identities, batch.sample_ids, strict=True)
-    }
+    known = LabelShelf(bucket, model).refresh(declared(bucket, model))
+    samples = {identity: (sample, at) for batch in batches for identity, sample, at in batch.rows()}
+    verdicts = [known.judge(sample, thing, at) for (thing, _, _), (sample, at) in samples.items()]
+    joined = JoinCounts.of(verdicts)
     by_device: dict[str, int] = {}
     for thing, _, _ in samples:
         by_device[thing] = by_device.get(thing, 0) + 1
-    ids = set(samples.values())
     rows = sum(len(batch.identities) for batch in batches)
     return ReturnedCounts(
         batches=len(batches),
         samples=len(samples),
         duplicates=rows - len(samples),
-        labelled=sum(1 for sample in samples.values() if sample in joined.labels),
-        label_sources=tuple(sorted({label.source for label in known if label.sample_id in ids})),
-        conflicts=len(set(joined.conflicts) & ids),
+        labelled=joined.labelled,
+        label_sources=tuple(sorted({verdict.label.shown_source for verdict in verdicts if verdict.label is not None})),
+        conflicts=joined.conflicts,
         by_device=dict(sorted(by_device.items())),
         quarantined=len(quarantine.list_all(bucket, model)),
+        joined=joined,
     )

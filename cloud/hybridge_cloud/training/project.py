@@ -11,6 +11,7 @@ from types import ModuleType
 
 import tomllib
 
+from hybridge_cloud.data.label_rule import LabelRule
 from hybridge_cloud.training.loop import TrainConfig
 from hybridge_cloud.training.project_code import MODULE_PREFIX, project_code
 from hybridge_cloud.training.task import Task
@@ -52,6 +53,7 @@ class Project:
     Attributes:
         task_class: FILE:CLASS, below the folder. version: of the first package. max_batch: rows one run may hold.
         guards: bounds of outputs that the project states itself. budgets: what a device holds its packages to.
+        labels: which labels of returned samples count.
     """
 
     folder: Path
@@ -63,6 +65,7 @@ class Project:
     max_batch: int
     guards: tuple[Guard, ...] = ()
     budgets: Budgets = field(default_factory=Budgets)
+    labels: LabelRule = field(default_factory=LabelRule)
 
     def task(self) -> Task:
         """Import the task's class and make one. Raises Refused where it is not there or not a Task."""
@@ -113,6 +116,7 @@ def load_project(folder: Path) -> Project:
         max_batch=reader.object("package", lambda package: package.integer("max_batch", minimum=1, maximum=1024)),
         guards=reader.objects("guards", Guard.read, ()),
         budgets=reader.object("budgets", Budgets.read) if "budgets" in reader.names() else Budgets(),
+        labels=reader.object("labels", LabelRule.read) if "labels" in reader.names() else LabelRule(),
     )
     reader.close()
     return project

@@ -11,6 +11,7 @@ To the cloud it goes as a JSON line of an object below ``devices/THING/labels/MO
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from hybridge_edge.contract import names
@@ -23,6 +24,21 @@ MAX_FEEDBACK_BYTES = 4 * 1024
 MAX_WORDS = 128
 """Characters of a label and of a source."""
 DEFAULT_SOURCE = "device"
+_FORMULA = re.compile(r"[=@]|[+-](?=[^\d.])")
+"""What a spreadsheet would run: labels go to annotators as CSV, and some were said on devices of somebody else."""
+
+
+def words(what: str, text: str) -> str:
+    """Return ``text`` if it may be a label or a source, else raise InvalidDocument; ``what`` names it there."""
+    if not 1 <= len(text) <= MAX_WORDS or not text.isprintable() or text != text.strip():
+        raise InvalidDocument(
+            f"The {what} {text[:80]!r} is not 1 to {MAX_WORDS} printable characters.", "Write it shorter."
+        )
+    if _FORMULA.match(text):
+        raise InvalidDocument(
+            f"The {what} {text[:80]!r} begins as a spreadsheet's formula does.", "Write it as a word."
+        )
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +47,8 @@ class Feedback:
 
     Attributes:
         sample_id: of an answer; a row of several is ID/ROW. source: who says so. confidence: how sure, 0 to 1.
-        at_ms: when it was said by the device's clock, milliseconds since 1970; for people, never for order.
+        at_ms: when it was said by the device's clock, milliseconds since 1970; the cloud does not believe a clock that
+            was never set.
     """
 
     sample_id: str
@@ -42,11 +59,8 @@ class Feedback:
     at_ms: int
 
     def __post_init__(self) -> None:
-        for what, text in (("label", self.label), ("source", self.source)):
-            if not 1 <= len(text) <= MAX_WORDS or not text.isprintable() or text != text.strip():
-                raise InvalidDocument(
-                    f"The {what} {text[:80]!r} is not 1 to {MAX_WORDS} printable characters.", "Write it shorter."
-                )
+        words("label", self.label)
+        words("source", self.source)
         if not 0.0 <= self.confidence <= 1.0:
             raise InvalidDocument(f"The confidence {self.confidence} is not between 0 and 1.", "Write 1 if it is sure.")
 

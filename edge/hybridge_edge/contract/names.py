@@ -167,6 +167,21 @@ def labels_prefix(model: str) -> str:
     return f"labels/{model_name(model)}/"
 
 
+def label_data_key(model: str, stem: str) -> str:
+    """Labels as JSON lines, named by their digest."""
+    return f"{labels_prefix(model)}data/{stem}.jsonl"
+
+
+def label_manifest_key(model: str, stem: str) -> str:
+    """Written last: the object whose presence commits an import of labels, named by the digest of what it lists."""
+    return f"{labels_prefix(model)}imports/{stem}.json"
+
+
+def label_rule_key(model: str) -> str:
+    """Which labels of a model count."""
+    return f"{labels_prefix(model)}rule.json"
+
+
 def dataset_prefix(model: str) -> str:
     return f"datasets/{model_name(model)}/"
 

@@ -22,7 +22,7 @@ CHECKSUMS = ("sha256", "none")
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on: a component's cgroup or ``taskset`` may leave it fewer than the machine has."""
+    """Cores that this process may run on: a cgroup or ``taskset`` may leave it fewer than the machine has."""
     return len(os.sched_getaffinity(0))
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+from labelled import publish_champion
 
 from hybridge_cloud.aws.s3 import Bucket
 from hybridge_edge.contract import names
 from hybridge_edge.contract.batch import BatchManifest
 from hybridge_edge.contract.document import sha256
+from hybridge_edge.contract.manifest import Manifest
 
 FEATURES_DIGEST = "sha256:" + "f" * 64
 
@@ -81,3 +84,15 @@ class Device:
 def device(bucket: Bucket) -> Callable[..., Device]:
     """Make a device: ``device("t1", "model-a")``."""
     return lambda thing, model, **more: Device(thing, model, bucket.put, **more)
+
+
+@pytest.fixture
+def model() -> str:
+    """A model of its own for each test, so that tests share one account."""
+    return f"m-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def champion(bucket: Bucket, model: str) -> Manifest:
+    """A published version 1.0.0 that knows two classes, walk and run."""
+    return publish_champion(bucket, model, FEATURES_DIGEST)

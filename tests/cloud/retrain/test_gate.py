@@ -12,15 +12,19 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hybridge_cloud.aws import pipeline as codepipeline
 from hybridge_cloud.aws.queue import Queue
 from hybridge_cloud.aws.s3 import Bucket
-from hybridge_cloud.data import labels, quarantine
+from hybridge_cloud.data import label_rule, labels, quarantine
 from hybridge_cloud.data.dataset import DatasetShelf
+from hybridge_cloud.data.label import Label
+from hybridge_cloud.data.label_rule import LabelRule
 from hybridge_cloud.retrain import claim
 from hybridge_cloud.retrain.arrivals import Arrivals
 from hybridge_cloud.retrain.claim import DATASET_VARIABLE, Duplicate, Starter
@@ -35,12 +39,6 @@ MakeDevice = Callable[..., object]
 EFFECTS = 8
 """Before and after each of: the dataset's put, the intent's put, the start, the execution id put; then it lives."""
 GATE_PROGRAM = Path(__file__).with_name("gate_that_dies.py")
-
-
-@pytest.fixture
-def model() -> str:
-    """A model of its own for each test, so that tests share one account."""
-    return f"m-{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture
@@ -276,12 +274,38 @@ def test_labels_are_joined_by_sample_id_and_a_dataset_names_them(
     )
     wanting.sweep()
     assert "0.0% of the new samples are labelled" in wanting.turn().decisions[0].reason
-    key, new = labels.store(bucket, pipeline, [labels.Label(f"t/e1/{seq}", "a", "people") for seq in range(20)])
+    entry, new = labels.store(bucket, pipeline, [Label(f"t/e1/{seq}", "a", "people") for seq in range(20)], NOW_MS)
     assert new
     assert wanting.turn().decisions[0].train
     (dataset,) = DatasetShelf(bucket, pipeline).refresh()
-    assert dataset.labels == (key,)
+    assert (dataset.labels, dataset.rule) == ((entry,), LabelRule())
     assert dataset.counts.labelled == 20
+
+
+@pytest.mark.parametrize("labels_first", [True, False])
+def test_a_dataset_is_the_same_whether_labels_or_samples_came_first(
+    labels_first: bool, bucket: Bucket, pipeline: str, queue: Queue, device: Callable[..., object]
+) -> None:
+    rule = LabelRule(20, ("expert",))
+    label_rule.declare(bucket, pipeline, rule)
+    found = [Label(f"t/e1/{n}", "walk", "x", 1.0, NOW_MS + n * 24 * 3600 * 1000) for n in range(40)]
+    if labels_first:
+        labels.store(bucket, pipeline, found, NOW_MS)
+    captured = {"captured_at_ms": np.full(40, NOW_MS, np.int64)}
+    keys = [device("t", pipeline).batch(0, 40, arrays=captured)]  # type: ignore[attr-defined]
+    said: list[str] = []
+    policy = replace(POLICY, minimum_labelled_share=0.5)
+    own = Gate(bucket, queue, pipeline, policy, Starter(bucket, pipeline, "g", lambda: NOW_MS), said.append)
+    own.sweep()
+    if not labels_first:
+        assert not own.turn().started
+        labels.store(bucket, pipeline, found, NOW_MS)
+    own.turn()
+    check_everything_once(bucket, pipeline, keys)
+    (dataset,) = DatasetShelf(bucket, pipeline).refresh()
+    assert dataset.rule == rule
+    assert (dataset.counts.labelled, dataset.counts.joined.late) == (21, 19)
+    assert any("19 late labels" in sentence for sentence in said)
 
 
 def test_a_refused_batch_is_quarantined_and_the_rest_goes_on(

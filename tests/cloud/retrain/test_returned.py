@@ -1,4 +1,4 @@
-"""S8b, S14: what devices return is read without being believed, counted once, and joined with labels."""
+"""S8b, S14: what devices return is read without being believed, and counted once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ import numpy as np
 import pytest
 
 from hybridge_cloud.aws.s3 import Bucket
-from hybridge_cloud.data import labels
 from hybridge_cloud.data.batches import BatchRefused, read_batch
 from hybridge_cloud.data.dataset import BatchEntry, Dataset, DatasetCounts, contents
 from hybridge_cloud.data.returned import combine
 from hybridge_edge import batches as edge_batches
-from hybridge_edge.contract import names
-from hybridge_edge.contract.errors import HybridgeError, InvalidDocument, Refused
-from hybridge_edge.contract.feedback import Feedback
+from hybridge_edge.contract.errors import InvalidDocument, Refused
 from hybridge_edge.contract.sample import Sample
 from hybridge_edge.contract.tensors import Tensor
 from hybridge_edge.spool_reader import Entry
@@ -142,72 +139,6 @@ def test_samples_are_counted_once_by_thing_epoch_and_seq_in_any_order(
     other = read_batch(bucket, device("a", "once", features_digest=DIGEST).batch(100, 1))
     with pytest.raises(Refused, match="2 features digests"):
         combine([*batches, other])
-
-
-def test_labels_join_by_id_the_surest_wins_and_equals_that_disagree_are_conflicts() -> None:
-    joined = labels.join(
-        [
-            labels.Label("one", "a", "x"),
-            labels.Label("one", "a", "y"),
-            labels.Label("two", "a", "x", 0.6),
-            labels.Label("two", "b", "y", 0.9),
-            labels.Label("three", "a", "x"),
-            labels.Label("three", "b", "y"),
-        ]
-    )
-    assert joined.labels == {"one": "a", "two": "b"}
-    assert joined.conflicts == ("three",)
-
-
-def test_labels_said_on_devices_are_imported_with_who_said_them(
-    bucket: Bucket, hybridge: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert hybridge("labels", "import", "--model", "said", "--returned") == 1  # nobody has said anything
-    for thing, sample, label in (("left", "r/1", "walk"), ("right", "r/2", "run")):
-        feedback = Feedback(sample, "said", label, "nurse", 0.5, 1_790_000_000_000)
-        bucket.put(names.returned_labels_key(thing, "said", f"e1-{sample[-1]}"), feedback.to_line())
-    bucket.put(names.returned_labels_key("left", "other", "e1-1"), b"not of this model\n")
-    assert hybridge("labels", "import", "--model", "said", "--returned") == 0
-    assert set(labels.load(bucket, labels.keys(bucket, "said"))) == {
-        labels.Label("r/1", "walk", "left/nurse", 0.5),
-        labels.Label("r/2", "run", "right/nurse", 0.5),
-    }
-    bucket.put(names.returned_labels_key("left", "said", "e1-9"), b'{"sample_id":"no good"}\n')
-    assert hybridge("labels", "import", "--model", "said", "--returned") == 1
-    assert "e1-9" in capsys.readouterr().err
-    assert hybridge("labels", "import", "--model", "said") == 2
-
-
-def test_labels_are_imported_whole_or_not_at_all_and_the_same_ones_once(bucket: Bucket, tmp_path: Path) -> None:
-    good = tmp_path / "good.csv"
-    good.write_text("sample_id,label,confidence\nr/1,walk,0.5\nr/2,run,\n")
-    found = labels.read_file(good, "people")
-    assert found == (labels.Label("r/1", "walk", "people", 0.5), labels.Label("r/2", "run", "people", 1.0))
-    key, new = labels.store(bucket, "imports", found)
-    assert new
-    assert labels.store(bucket, "imports", reversed(found)) == (key, False)
-    assert set(labels.load(bucket, labels.keys(bucket, "imports"))) == set(found)
-    lines = tmp_path / "lines.jsonl"
-    lines.write_text('{"sample_id":"r/1","label":"walk"}\n\n{"sample_id":"no good","label":"x"}\n{"label":"x"}\nno\n')
-    with pytest.raises(Refused, match=r"line 3: .*line 4: .*line 5: ") as refused:
-        labels.read_file(lines, "people")
-    assert "line 1:" not in str(refused.value)
-    bad = tmp_path / "bad.csv"
-    bad.write_text("sample_id,label,confidence,colour\nr/1,walk,high,\nr/2,run,1,red\nr/3,,1,\nr/4,a,7,\n")
-    with pytest.raises(Refused, match=r"line 2: .*line 3: .*line 4: .*line 5: "):
-        labels.read_file(bad, "people")
-    for name, content in (("empty.jsonl", ""), ("short.csv", "id,label\n1,2\n"), ("latin.csv", b"\xff\xfe\xff")):
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        with pytest.raises(HybridgeError):
-            labels.read_file(path, "people")
-
-
-def test_labels_that_were_altered_in_the_bucket_are_refused(bucket: Bucket) -> None:
-    key, _ = labels.store(bucket, "altered", [labels.Label("r/1", "walk", "people")])
-    bucket.put(key, bucket.get(key).replace(b"walk", b"jump"))
-    with pytest.raises(Refused, match="altered"):
-        tuple(labels.load(bucket, [key]))
 
 
 def test_equal_batches_give_equal_contents_and_an_altered_dataset_is_refused() -> None:

@@ -21,6 +21,7 @@ from hybridge_cloud.compile.evaluate import evaluate_package
 from hybridge_cloud.data import labels
 from hybridge_cloud.data.batches import read_batch
 from hybridge_cloud.data.dataset import BatchEntry, Dataset, DatasetCounts
+from hybridge_cloud.data.label import Label
 from hybridge_cloud.fleet import record as fleet_record
 from hybridge_cloud.retrain import archive, claim
 from hybridge_cloud.retrain import status as standing
@@ -143,6 +144,9 @@ def test_returned_features_and_labels_become_a_better_published_version_and_a_se
     comparison = found["evaluated"]["comparison"]
     assert comparison["low"] > 0
     assert comparison["champion"] < comparison["challenger"]
+    # What devices returned was trained on, and never judges: the frozen slice of the run is the champion's own.
+    frozen_file = f"runs/{MODEL}/dataset-000001/run/frozen.npz"
+    assert bucket.get(frozen_file) == (turn.folder / "run" / "frozen.npz").read_bytes()
     published = registry.get(bucket, MODEL, "2.0.0")
     assert (published.dataset, published.parent) == (dataset, turn.champion.digest)
     assert published.features_digest == turn.champion.features_digest
@@ -168,11 +172,11 @@ def test_returned_features_and_labels_become_a_better_published_version_and_a_se
 
 def numbered(turn: Turn, bucket: Bucket, number: int, batch: str, known: dict[str, str]) -> str:
     """A dataset of one batch and these labels, written as a gate writes it."""
-    key, _ = labels.store(bucket, MODEL, [labels.Label(sample, text, "test") for sample, text in known.items()])
+    labelled, _ = labels.store(bucket, MODEL, [Label(sample, text, "test") for sample, text in known.items()], number)
     entry = BatchEntry.of(read_batch(bucket, batch))
     digest = turn.champion.features_digest
     counts = DatasetCounts(entry.count, 0, len(known), 1)
-    dataset = Dataset(MODEL, number, digest, 0, (entry,), (key,), counts, number)
+    dataset = Dataset(MODEL, number, digest, 0, (entry,), (labelled,), counts, number)
     bucket.put(dataset.key, dataset.to_bytes(), only_if_absent=True)
     return dataset.key
 
