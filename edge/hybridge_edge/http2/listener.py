@@ -9,6 +9,7 @@ begins to work and no other one waits.
 from __future__ import annotations
 
 import logging
+import os
 import select
 import socket
 import time
@@ -42,6 +43,9 @@ SILENCE_S = 60.0
 """Then we ask whether the client is there."""
 ANSWER_S = 20.0
 """For an answer to that."""
+CLOSE_S = 2.0
+"""For connections to end."""
+_LOOK_S = 0.005
 _NO_ROOM_S = 0.05
 """Where the system gives no descriptor."""
 _ACCEPT = select.EPOLLIN | select.EPOLLONESHOT
@@ -84,6 +88,8 @@ class Listener:
         self._told = False
         self._room = limits.message_bytes * MESSAGES_IN_MEMORY
         self._closing = False
+        self._end = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        """Readable once the threads shall end: all of them are told, for it stays so."""
         listening.setblocking(False)
 
     def start(self) -> None:
@@ -93,10 +99,12 @@ class Listener:
         if not self._threads:
             raise RuntimeError("can't start new thread")
         Thread(target=self._look, name=f"{self._name}-look", daemon=True).start()
+        self._epoll.register(self._end, select.EPOLLIN)
         self._epoll.register(self._listening, _ACCEPT)
 
     def close(self) -> None:
-        """Take no connection any more, and end those that are open; work that is under way ends by itself."""
+        """Take no connection any more, and end those that are open; work that is under way ends by itself, and then
+        its thread. What epoll holds is given back by the last of them."""
         self._closing = True
         with suppress(OSError, ValueError):
             self._epoll.unregister(self._listening)
@@ -104,6 +112,20 @@ class Listener:
         for channel in tuple(self._channels.values()):
             channel.connection.goodbye(NO_ERROR, "The server stops.")
             channel.hang_up()
+        until = time.monotonic() + CLOSE_S
+        while self._channels and time.monotonic() < until:
+            time.sleep(_LOOK_S)
+        with self._lock:
+            begun = self._threads > 0
+        os.eventfd_write(self._end, 1)
+        if not begun:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        for channel in tuple(self._channels.values()):
+            self._forget(channel)
+        self._epoll.close()
+        os.close(self._end)
 
     def _begin_thread(self) -> None:
         with self._lock:
@@ -121,8 +143,9 @@ class Listener:
 
     def _serve(self) -> None:
         poll, waiting, channels = self._epoll.poll, self._waiting, self._channels
-        listening = self._listening.fileno()
-        while True:
+        listening, end = self._listening.fileno(), self._end
+        descriptor = -1
+        while descriptor != end:
             waiting.append(None)
             events = poll(-1, 1)
             waiting.pop()
@@ -132,6 +155,11 @@ class Listener:
                     self._hear(channel, event)
                 elif descriptor == listening:
                     self._accept()
+        with self._lock:
+            self._threads -= 1
+            last = not self._threads
+        if last:
+            self._give_back()
 
     def _hear(self, channel: Channel, event: int) -> None:
         if not channel.take():

@@ -117,12 +117,14 @@ def test_leaves_and_authorities_are_rotated_under_load_without_a_failed_call(pla
 
 def test_a_rotation_that_drops_connections_would_be_noticed(plant: Plant) -> None:
     def restart(load: Load) -> None:
-        process = plant.front._process
-        assert process is not None
-        process.kill()
-        process.wait()
-        plant.front._process = None  # not its death, whose next start would wait
-        plant.front.keep()
+        for _ in range(8):  # one of them meets a call
+            process = plant.front._process
+            assert process is not None
+            process.kill()
+            process.wait()
+            plant.front._process = None  # not its death, whose next start would wait
+            plant.front.keep()
+            load.more(3)
 
     results = under_load(plant, restart)
     assert any(said.startswith("UNAVAILABLE") for said in results)

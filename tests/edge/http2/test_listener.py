@@ -20,8 +20,12 @@ from grpclib.client import Channel as PlainChannel
 from grpclib.client import StreamStreamMethod, UnaryUnaryMethod
 from h2_peer import START, Answers, client, frame, framed, headers
 
+from hybridge_edge import runtime
 from hybridge_edge.http2 import frames, listener
-from hybridge_edge.http2.listener import MESSAGES_IN_MEMORY
+from hybridge_edge.http2.connection import Limits
+from hybridge_edge.http2.listener import MESSAGES_IN_MEMORY, Listener
+from hybridge_edge.http2.verbs import Verb
+from hybridge_edge.serving import statuses
 
 SOON_S = 15.0
 LIMIT = 1024 * 1024
@@ -310,6 +314,29 @@ def test_many_callers_of_one_and_of_many_connections_get_their_own_answers(liste
     for thread in threads:
         thread.join()
     assert not errors
+
+
+def test_a_listener_that_is_closed_leaves_no_thread_and_no_descriptor(short: Path) -> None:
+    def held() -> tuple[int, int]:
+        return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+
+    def one(number: int) -> None:
+        verbs = {b"/t/Echo": Verb(lambda message, caller: [message])}
+        path = short / f"c{number}.sock"
+        made = Listener(runtime.listen(path, 8), "closed", verbs, statuses.status, Limits(LIMIT, 8), 4)
+        made.start()
+        with connect(path) as peer:
+            peer.sendall(START)
+            assert peer.recv(1)
+            made.close()
+            while peer.recv(65536):
+                pass
+
+    one(0)
+    before = held()
+    for number in range(1, 6):
+        one(number)
+    assert eventually(lambda: held() <= before)
 
 
 LEAK = """

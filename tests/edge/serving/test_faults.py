@@ -267,12 +267,8 @@ def test_requests_that_are_here_at_a_stop_are_answered_and_the_rest_is_told(aske
 
 
 def test_a_server_without_file_descriptors_left_stays_up_and_serves_again(asked: Asked, short: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (96, hard))
-    try:
-        asked.server.start()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    asked.server.within = ("prlimit", "--nofile=96:96")
+    asked.server.start()
     asked.hand_over("1.0.0", 1.0)
     pid = asked.server.endpoint.pid
     host, port = asked.server.endpoint.tcp.rsplit(":", 1)
