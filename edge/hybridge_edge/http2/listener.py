@@ -105,6 +105,8 @@ class Listener:
     def close(self) -> None:
         """Take no connection any more, and end those that are open; work that is under way ends by itself, and then
         its thread. What epoll holds is given back by the last of them."""
+        if self._closing:
+            return
         self._closing = True
         with suppress(OSError, ValueError):
             self._epoll.unregister(self._listening)
