@@ -103,13 +103,13 @@ class Server:
         for part in parts:
             self.sent += part
 
-    def _reserve(self, stream: Stream, size: int) -> None:
-        stream.reserved = size
+    def _reserve(self, stream: Stream, size: int) -> int:
         self.reserved += size
+        return size
 
-    def _release(self, stream: Stream) -> None:
-        self.reserved -= stream.reserved
-        stream.reserved = 0
+    def _release(self, stream: Stream, size: int) -> None:
+        self.reserved -= size
+        stream.reserved -= size
 
     def feed(self, data: bytes) -> bytes:
         self.connection.feed(data)

@@ -21,7 +21,7 @@ from hybridge_edge.contract.protos import open_inference_pb2 as messages
 from hybridge_edge.direct import frames
 from hybridge_edge.direct.frames import ERROR, FULL, INFER, MAP, NUMBER, UNMAP, Part, Place
 
-SHARED_BYTES = 32 * 1024
+SHARED_BYTES = 16 * 1024
 """From here on a tensor goes through shared memory: where that costs no more than the socket. Source:
 benchmarks/results/crossover.json, to which tests/test_figures.py holds it."""
 

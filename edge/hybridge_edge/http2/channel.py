@@ -40,8 +40,8 @@ class Channel:
         epoll: select.epoll,
         verbs: Mapping[bytes, Verb],
         limits: Limits,
-        reserve: Callable[[Stream, int], None],
-        release: Callable[[Stream], None],
+        reserve: Callable[[Stream, int], int],
+        release: Callable[[Stream, int], None],
     ) -> None:
         self.socket = accepted
         self.descriptor = accepted.fileno()

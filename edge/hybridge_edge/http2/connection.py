@@ -16,7 +16,7 @@ from hybridge_edge.http2.frames import ConnectionFault
 from hybridge_edge.http2.heads import MAX_LIST_BYTES, TABLE_BYTES, Head, Heads
 from hybridge_edge.http2.outgoing import Outgoing, Transmit
 from hybridge_edge.http2.reader import FRAME_BYTES, MAX_BLOCK_BYTES, Frame, Reader
-from hybridge_edge.http2.stream import INTERNAL, OK, RESOURCE_EXHAUSTED, UNIMPLEMENTED, Refusal, Stream
+from hybridge_edge.http2.stream import INTERNAL, OK, PREFIX, RESOURCE_EXHAUSTED, UNIMPLEMENTED, Refusal, Stream, unpack
 from hybridge_edge.http2.verbs import Part, Verb
 
 STREAM_WINDOW = 1024 * 1024
@@ -30,10 +30,11 @@ _HTTP = {"method": 405, "content": 415}
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one connection: bytes of a message, calls at once."""
+    """Of one connection: bytes of a message, calls at once; and of all: bytes of large messages in memory."""
 
     message_bytes: int
     calls: int
+    memory_bytes: int = 256 * 1024 * 1024
 
 
 class Connection:
@@ -41,8 +42,8 @@ class Connection:
 
     Args:
         verbs: by path. transmit: takes bytes to send, in order; called with the lock held, must not block.
-        reserve: asked before a message of so many bytes is collected for a stream; raises Refusal. release: takes it
-            back.
+        reserve: asked before a message of so many bytes is collected for a stream; how much of it is counted until it
+            is answered; raises Refusal. release: takes so much back.
 
     Raises (``feed`` and ``next``):
         ConnectionFault: the client broke the protocol; say so with ``goodbye`` and close.
@@ -53,8 +54,8 @@ class Connection:
         verbs: Mapping[bytes, Verb],
         limits: Limits,
         transmit: Transmit,
-        reserve: Callable[[Stream, int], None],
-        release: Callable[[Stream], None],
+        reserve: Callable[[Stream, int], int],
+        release: Callable[[Stream, int], None],
     ) -> None:
         self.lock = Lock()
         self.reader = Reader()
@@ -145,9 +146,9 @@ class Connection:
         try:
             if data:
                 stream.take(data)
-                while (message := stream.next_message(self._limits.message_bytes, self._collect)) is not None:
-                    self._release(stream)
+                while (message := stream.next_message(self._limits.message_bytes, self._reserve)) is not None:
                     stream.messages.append(message)
+                    stream.ahead += PREFIX.size + len(message.content)
                     if len(stream.messages) > (MAX_AHEAD if stream.verb.streams else 1):
                         raise Refusal(RESOURCE_EXHAUSTED, "More messages than this call takes.")
             if last:
@@ -156,35 +157,41 @@ class Connection:
                     raise Refusal(INTERNAL, "A message is cut off.")
                 if not stream.messages and not stream.verb.streams:
                     raise Refusal(INTERNAL, "The call has no message.")
+            return self._turn(stream)
         except Refusal as refusal:
             self._out.end(stream, refusal.status, refusal.sentence)
             stream.gone()  # where it is being answered, for nobody now
             return None
-        return self._turn(stream)
 
     def _turn(self, stream: Stream) -> tuple[Stream, bytes] | None:
-        """Its next message, if one may be answered now."""
+        """Its next message, if one may be answered now. Raises Refusal where it cannot be unpacked."""
         if stream.busy or stream.ended:
             return None
-        if stream.verb.streams:
-            if stream.messages:
-                stream.busy = True
-                if stream.credit < STREAM_WINDOW // 2 and not stream.over:
-                    self._grant(stream, STREAM_WINDOW - stream.credit)
-                return stream, stream.messages.popleft()
-            if stream.over:
-                self._out.end(stream, OK, "")
-        elif stream.over:
+        if stream.messages and (stream.verb.streams or stream.over):
+            waiting = stream.messages.popleft()
             stream.busy = True
-            return stream, stream.messages.popleft()
+            stream.answering = waiting.reserved
+            stream.ahead -= PREFIX.size + len(waiting.content)
+            content = waiting.content
+            if waiting.packed:
+                content = unpack(content, stream.encoding, self._limits.message_bytes)
+            self._make_room(stream)
+            return stream, content
+        if stream.verb.streams and stream.over:
+            self._out.end(stream, OK, "")
+        else:
+            self._make_room(stream)
         return None
 
-    def _collect(self, stream: Stream, size: int) -> None:
-        """Room for a message whose length is known now."""
-        self._reserve(stream, size)
-        missing = size - stream.have - stream.credit
-        if missing > 0:
-            self._grant(stream, missing)
+    def _make_room(self, stream: Stream) -> None:
+        """Let the client send more: a window's worth beyond what waits here, or the rest of a message that is next."""
+        if stream.over:
+            return
+        room = STREAM_WINDOW - stream.ahead - stream.have
+        if not stream.busy and not stream.messages:
+            room = max(room, stream.lacks - stream.have)
+        if stream.credit < room // 2 or (stream.credit < room and stream.lacks - stream.have > stream.credit):
+            self._grant(stream, room - stream.credit)
 
     def _grant(self, stream: Stream, size: int) -> None:
         stream.credit += size
@@ -323,8 +330,13 @@ class Connection:
             if stream.ended:
                 return None
             self._out.reply(stream, parts)
-            stream.busy = False
-            found = self._turn(stream)
+            self._release(stream, stream.answering)
+            stream.busy, stream.answering = False, 0
+            try:
+                found = self._turn(stream)
+            except Refusal as refusal:
+                self._out.end(stream, refusal.status, refusal.sentence)
+                return None
             return found[1] if found is not None else None
 
     def refuse(self, stream: Stream, status: int, sentence: str) -> None:
@@ -351,7 +363,7 @@ class Connection:
     def _done(self, stream: Stream) -> None:
         stream.ended = True
         del self.streams[stream.number]
-        self._release(stream)
+        self._release(stream, stream.reserved)
         if stream.verb.closed is not None:
             stream.verb.closed(stream)
 

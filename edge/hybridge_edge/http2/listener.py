@@ -33,7 +33,7 @@ MAX_CONNECTIONS = 128
 RESERVED_FROM_BYTES = 64 * 1024
 """Messages from here on are counted against the memory of all."""
 MESSAGES_IN_MEMORY = 4
-"""Of the largest size, coming in at once."""
+"""Of the largest size: so many may be here at once, whatever ``Limits.memory_bytes`` says."""
 TICK_S = 1.0
 OPENING_S = 10.0
 """From the connection to the client's first words."""
@@ -86,7 +86,7 @@ class Listener:
         """As long as there are threads that wait for something to do."""
         self._threads = 0
         self._told = False
-        self._room = limits.message_bytes * MESSAGES_IN_MEMORY
+        self._room = max(limits.message_bytes * MESSAGES_IN_MEMORY, limits.memory_bytes)
         self._closing = False
         self._end = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         """Readable once the threads shall end: all of them are told, for it stays so."""
@@ -245,20 +245,20 @@ class Listener:
         self._channels.pop(channel.descriptor, None)
         channel.close()
 
-    def _reserve(self, stream: Stream, size: int) -> None:
+    def _reserve(self, stream: Stream, size: int) -> int:
         if size < RESERVED_FROM_BYTES:
-            return
+            return 0
         with self._lock:
             if size > self._room:
-                raise Refusal(RESOURCE_EXHAUSTED, "Too many large messages come in at once. Try again later.")
+                raise Refusal(RESOURCE_EXHAUSTED, "Too many large messages are here at once. Try again later.")
             self._room -= size
-        stream.reserved = size
+        return size
 
-    def _release(self, stream: Stream) -> None:
-        if stream.reserved:
+    def _release(self, stream: Stream, size: int) -> None:
+        if size:
+            stream.reserved -= size
             with self._lock:
-                self._room += stream.reserved
-            stream.reserved = 0
+                self._room += size
 
     def _look(self) -> None:
         """Now and then: end what is stuck or gone."""

@@ -10,6 +10,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from hybridge_edge.http2.heads import Head
 from hybridge_edge.http2.verbs import Part, Verb
@@ -29,6 +30,18 @@ class Refusal(Exception):
         self.sentence = sentence
 
 
+class Waiting(NamedTuple):
+    """A message that has come, packed as it came: what it unpacks to is made when its turn has come.
+
+    Attributes:
+        reserved: of the listener's memory, until it is answered.
+    """
+
+    content: bytes
+    packed: bool
+    reserved: int
+
+
 class Stream:
     """State of one call. What comes in is changed by the thread that reads the connection; ``messages``, ``busy`` and
     what goes out under the connection's lock.
@@ -36,13 +49,15 @@ class Stream:
     Attributes:
         credit: bytes that the client may still send here. window: bytes that we may. over: the client has said all.
         ended: so have we, or nobody listens. begun: our head is sent. busy: a message is being answered.
-        known: the length of the message that comes in is. reserved: of the listener's memory, for that message.
+        known: the length of the message that comes in is. lacks: that length, while it is not whole. ahead: bytes of
+            ``messages``. reserved: of the listener's memory, in all; coming, answering: of that, for the message that
+            comes in, and for the one that is answered.
         ending: what we end with once all is sent.
     """
 
     __slots__ = (
-        "_gone", "begun", "busy", "chunks", "credit", "deadline", "encoding", "ended", "ending", "have", "known",
-        "messages", "number", "outgoing", "over", "reserved", "verb", "window",
+        "_gone", "ahead", "answering", "begun", "busy", "chunks", "coming", "credit", "deadline", "encoding", "ended",
+        "ending", "have", "known", "lacks", "messages", "number", "outgoing", "over", "reserved", "verb", "window",
     )  # fmt: skip
 
     def __init__(self, number: int, head: Head, verb: Verb, credit: int, window: int) -> None:
@@ -56,8 +71,8 @@ class Stream:
         self.chunks: list[Part] = []
         self.have = 0
         self.known = False
-        self.reserved = 0
-        self.messages: deque[bytes] = deque()
+        self.lacks = self.coming = self.reserved = self.answering = self.ahead = 0
+        self.messages: deque[Waiting] = deque()
         self.outgoing: deque[memoryview] = deque()
         self.ending: tuple[int, str] | None = None
         self._gone: Callable[[], None] | None = None
@@ -84,14 +99,15 @@ class Stream:
         self.chunks.append(data)
         self.have += len(data)
 
-    def next_message(self, limit: int, reserve: Callable[[Stream, int], None]) -> bytes | None:
-        """A whole message, or None where it has not come yet.
+    def next_message(self, limit: int, reserve: Callable[[Stream, int], int]) -> Waiting | None:
+        """A whole message, as it was sent, or None where it has not come yet.
 
         Args:
-            limit: bytes of a message. reserve: asked for the memory of a message as soon as its length is known.
+            limit: bytes of a message. reserve: asked for the memory of a message as soon as its length is known;
+                says how much of it is counted.
 
         Raises:
-            Refusal: it is too large, packed in a way we cannot unpack, or unpacks to too much.
+            Refusal: it is too large, or no message.
         """
         if self.have < PREFIX.size:
             return None
@@ -104,7 +120,9 @@ class Stream:
             if packed > 1:
                 raise Refusal(INTERNAL, "A message begins with an unknown flag.")
             self.known = True
-            reserve(self, PREFIX.size + length)
+            self.coming = reserve(self, PREFIX.size + length)
+            self.reserved += self.coming
+            self.lacks = PREFIX.size + length
         over = self.have - PREFIX.size - length
         if over < 0:
             return None
@@ -116,7 +134,10 @@ class Stream:
         self.chunks = [rest] if rest else []
         self.have = over
         self.known = False
-        return unpack(message, self.encoding, limit) if packed else message
+        self.lacks = 0
+        found = Waiting(message, bool(packed), self.coming)
+        self.coming = 0
+        return found
 
 
 def unpack(message: bytes, encoding: bytes, limit: int) -> bytes:

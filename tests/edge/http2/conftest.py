@@ -62,7 +62,7 @@ def listen(short: Path, verbs: Verbs) -> Iterator[Callable[..., Path]]:
     def start(threads: int = 8, calls: int = 64, limit: int = LIMIT) -> Path:
         path = short / f"h{len(started)}.sock"
         listener = Listener(
-            runtime.listen(path, 64), "test", verbs.table, statuses.status, Limits(limit, calls), threads
+            runtime.listen(path, 64), "test", verbs.table, statuses.status, Limits(limit, calls, 0), threads
         )
         listener.start()
         started.append(listener)

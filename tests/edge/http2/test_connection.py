@@ -65,6 +65,52 @@ def test_messages_sent_ahead_are_answered_in_their_order_one_at_a_time_and_their
     assert answers.status(3) == "8"
 
 
+@pytest.mark.parametrize("size", [100, 60_000, 600_000, 3_000_000])
+def test_what_a_stream_s_client_sends_ahead_is_bounded_in_bytes_and_goes_on_with_the_answers(size: int) -> None:
+    server, peer, answers = Server(waits=True), client(), Answers()
+    exchange(server, peer, answers)
+    peer.send_headers(1, headers("/t/Stream"))
+    count = min(4 * STREAM_WINDOW // size + 3, MAX_AHEAD // 2)
+    left = framed(bytes(size)) * count
+
+    def send() -> int:
+        nonlocal left
+        sent = 0
+        while left and (room := min(len(left), peer.local_flow_control_window(1), peer.max_outbound_frame_size)):
+            peer.send_data(1, left[:room], end_stream=room == len(left))
+            left, sent = left[room:], sent + room
+            exchange(server, peer, answers)
+        return sent
+
+    assert send() <= size + 5 + STREAM_WINDOW + 5  # the message that is answered, and a window
+    for _ in range(count):
+        stream, message = server.waiting.pop(0)
+        assert len(message) == size
+        following = server.connection.reply(stream, [b""])
+        if following is not None:
+            server.waiting.append((stream, following))
+        exchange(server, peer, answers)
+        assert send() <= size + STREAM_WINDOW + 10
+        held = server.connection.streams.get(1)
+        assert held is None or held.ahead + held.have <= max(STREAM_WINDOW, size + 5)
+    assert len(answers.messages(1)) == count
+    assert answers.status(1) == "0"
+    assert server.reserved == 0
+
+
+def test_packed_messages_wait_packed() -> None:
+    server, peer, answers = Server(waits=True), client(), Answers()
+    exchange(server, peer, answers)
+    peer.send_headers(1, headers("/t/Stream", ("grpc-encoding", "gzip")))
+    bomb = framed(gzip.compress(bytes(LIMIT)), packed=1)
+    for _ in range(50):
+        peer.send_data(1, bomb)
+        exchange(server, peer, answers)
+    ((stream, message),) = server.waiting
+    assert len(message) == LIMIT
+    assert sum(len(waiting.content) for waiting in stream.messages) < 50 * len(bomb)
+
+
 def test_answers_wait_for_the_clients_window_and_for_nothing_else() -> None:
     server, peer, answers = Server(), client(), Answers()
     message = bytes(200_000)

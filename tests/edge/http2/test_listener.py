@@ -243,6 +243,21 @@ def test_large_messages_that_come_in_at_once_are_bounded_together_and_room_comes
         one.close()
 
 
+def test_large_messages_count_until_they_are_answered(listen: Callable[..., Path], verbs: object) -> None:
+    path = listen(threads=2)  # the others wait for a thread, and are in memory all the same
+    wait, message = stub(path, "Wait"), bytes(LIMIT - 5)
+    held = [wait.future(message, timeout=60) for _ in range(MESSAGES_IN_MEMORY)]
+    for _ in range(2):
+        assert verbs.entered.acquire(timeout=SOON_S)
+    time.sleep(0.3)  # the others have come whole
+    with pytest.raises(grpc.RpcError) as caught:
+        wait(message, timeout=SOON_S)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    verbs.go.set()
+    assert [len(call.result()) for call in held] == [len(message)] * MESSAGES_IN_MEMORY
+    assert len(wait(message, timeout=SOON_S)) == len(message)
+
+
 def test_the_end_of_a_connection_ends_its_calls(listen: Callable[..., Path], verbs: object) -> None:
     one, peer = connect(listen()), client()
     peer.send_headers(1, headers("/t/Wait"))
